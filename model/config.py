@@ -127,7 +127,9 @@ class ModelConfig:
             _require(self, "d_model", self.d_model % 2 == 0, "must be even with sinusoidal positions")
         buckets = self.relative_num_buckets
         _require(self, "relative_num_buckets", buckets >= 4 and buckets % 4 == 0, "must be a multiple of 4")
-        _require(self, "relative_max_distance", self.relative_max_distance > buckets // 2, "must exceed half the buckets")
+        _require(
+            self, "relative_max_distance", self.relative_max_distance > buckets // 2, "must exceed half the buckets"
+        )
 
     @property
     def width_per_head(self) -> int:

@@ -1,0 +1,1 @@
+"""The HTTP service around the translator; it knows requests and replies, and nothing of tensors."""

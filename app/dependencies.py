@@ -1,0 +1,198 @@
+"""What every endpoint needs: the service behind it, its body read strictly, its texts translated; no protocol's words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import parse_qsl
+
+import orjson
+from fastapi import Depends
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from app.errors import MALFORMED_BODY, UNSUPPORTED_MEDIA_TYPE, RequestError
+from app.limits import Deadline, cancel_unfinished, off_loop, wait_for_results
+from app.metrics import Metrics
+from app.settings import Settings
+from app.translators import Job, TextPlan, TextTranslator, TranslatorRegistry, submit_job
+from model import RequestCancelledError
+
+if TYPE_CHECKING:
+    from model import Translation
+
+_MAX_FORM_FIELDS = 100
+"""Far more than any endpoint has; bounds the work on a hostile form."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """What one application consists of, apart from its routes."""
+
+    settings: Settings
+    registry: TranslatorRegistry
+    metrics: Metrics
+
+
+def get_service(request: Request) -> Service:
+    """Return the service that the application was created with."""
+    service: Service = request.app.state.service
+    return service
+
+
+ServiceDependency = Annotated[Service, Depends(get_service)]
+
+
+@dataclass(frozen=True)
+class FinishedText:
+    """One text of a request with its result."""
+
+    plan: TextPlan
+    translation: Translation | None
+    """None for a text that stays as it is."""
+
+    @property
+    def text(self) -> str:
+        """The translated text, or the unchanged one."""
+        return self.plan.text if self.translation is None else self.translation.text
+
+    @property
+    def alternatives(self) -> list[str]:
+        """Other translations, best first, each different from the text and from one another."""
+        if self.translation is None:
+            return []
+        return [text for text in dict.fromkeys(self.translation.alternatives) if text != self.text]
+
+
+async def translate_job(
+    service: Service, translator: TextTranslator, job: Job, request: Request, deadline: Deadline
+) -> list[FinishedText]:
+    """Translate all texts of a job, in order, as long as the client waits and the deadline allows.
+
+    Raises:
+        DragomanError: what the translator raised for the first text that failed; the others are cancelled.
+    """
+    plans: list[TextPlan] = []
+    try:
+        await off_loop(sum(map(len, job.texts)), lambda: submit_job(translator, job, plans))
+        pending = [plan.pending for plan in plans if plan.pending is not None]
+        if pending:
+            await wait_for_results(pending, request.receive, deadline)
+    finally:
+        cancel_unfinished([plan.pending for plan in plans if plan.pending is not None])
+    finished = [FinishedText(plan, plan.pending and plan.pending.future.result()) for plan in plans]
+    for item in finished:
+        service.metrics.count_text(translator.name, len(item.plan.text), item.translation)
+    return finished
+
+
+class JsonRequest(Request):
+    """A request whose body must be JSON: UTF-8, no lone surrogates, no NaN, at most 1024 levels deep."""
+
+    async def json(self) -> Any:
+        """Return the parsed body.
+
+        Raises:
+            RequestError: another content type, or a body that is not JSON.
+        """
+        if not hasattr(self, "_json"):
+            if not is_json(self):
+                raise RequestError(UNSUPPORTED_MEDIA_TYPE, "the Content-Type must be application/json")
+            self._json = parse_json(await read_body(self))
+        return self._json
+
+
+class JsonRoute(APIRoute):
+    """A route that reads its body as :class:`JsonRequest` does; FastAPI by itself is more lenient and less clear."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return a handler that has read the body before FastAPI looks at it."""
+        handle = super().get_route_handler()
+
+        async def handle_json(request: Request) -> Response:
+            if self.body_field is not None:
+                request = JsonRequest(request.scope, request.receive)
+                await request.json()
+            return await handle(request)
+
+        return handle_json
+
+
+def is_json(request: Request) -> bool:
+    """Whether the content type is application/json or ends in +json."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))
+
+
+def parse_json(body: bytes) -> Any:
+    """Return the value of a JSON document, or raise RequestError; its message holds no part of the body."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as exception:
+        # The exception keeps the whole document; "from None" lets go of it.
+        raise RequestError(MALFORMED_BODY, f"the body is not JSON: {exception}") from None
+
+
+async def read_body(request: Request) -> bytes:
+    """Return the whole body.
+
+    Raises:
+        RequestCancelledError: the client went away while sending it.
+        RequestError: it is too large or too slow (see limits).
+    """
+    try:
+        return await request.body()
+    except ClientDisconnect:
+        raise RequestCancelledError("the client closed the connection while sending the body") from None
+
+
+async def read_parameters(request: Request) -> Mapping[str, Any]:
+    """Return the parameters of a request in any of the encodings that LibreTranslate takes.
+
+    A JSON object stands alone. Otherwise the query string comes first, then a urlencoded or multipart form; a body of
+    another type is ignored. Line ends of the latter become LF, as browsers send CRLF.
+
+    Raises:
+        RequestError: a body that is not what its content type says, or not UTF-8.
+    """
+    if is_json(request):
+        value = parse_json(await read_body(request))
+        if not isinstance(value, dict):
+            raise RequestError(MALFORMED_BODY, "Invalid JSON format")
+        return value
+    pairs = _parse_urlencoded(request.scope["query_string"])
+    pairs += await _read_form(request)
+    values: dict[str, str] = {}
+    for name, text in pairs:
+        values.setdefault(name, text.replace("\r\n", "\n").replace("\r", "\n"))
+    return values
+
+
+async def _read_form(request: Request) -> Sequence[tuple[str, str]]:
+    """Return the text fields of a form in the body."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type == "application/x-www-form-urlencoded":
+        return _parse_urlencoded(await read_body(request))
+    if media_type != "multipart/form-data":
+        return []
+    body = await read_body(request)
+    try:
+        body.decode()  # Starlette would take invalid UTF-8 for Latin-1
+    except UnicodeDecodeError:
+        raise RequestError(MALFORMED_BODY, "the form is not UTF-8") from None
+    async with request.form(max_files=0, max_fields=_MAX_FORM_FIELDS, max_part_size=len(body)) as form:
+        return [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
+
+
+def _parse_urlencoded(encoded: bytes) -> list[tuple[str, str]]:
+    """Return the fields of a query string or of a urlencoded form, or raise RequestError."""
+    try:
+        return parse_qsl(
+            encoded.decode(), keep_blank_values=True, errors="strict", max_num_fields=_MAX_FORM_FIELDS
+        )
+    except UnicodeDecodeError:
+        raise RequestError(MALFORMED_BODY, "the form is not UTF-8") from None
+    except ValueError:  # too many fields; the message of parse_qsl says no more
+        raise RequestError(MALFORMED_BODY, f"the form has over {_MAX_FORM_FIELDS} fields") from None

@@ -1,0 +1,185 @@
+"""What bounds a request: size and time of its body, number and length of its texts, its deadline, its client's patience.
+
+The engine's queue has its own bound; this file only lets go of the engine's work when nobody waits for it any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import anyio.to_thread
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import BODY_TIMEOUT, BODY_TOO_LARGE, RequestError, error_response
+from app.settings import Settings
+from model import DeadlineExceededError, InvalidOptionError, InvalidTextError, RequestCancelledError
+
+ARRIVAL = "dragoman.arrival"
+"""Key of the ASGI scope with the time.monotonic() at which the request arrived."""
+
+_INLINE_CHARACTERS = 2000
+"""Texts up to this length together take about a millisecond to tokenise; handing them to a thread would cost more."""
+
+Result = TypeVar("Result")
+
+
+class Work(Protocol):
+    """Something that an engine does for a request."""
+
+    @property
+    def future(self) -> Future[Any]:
+        """The result, once it is there."""
+
+    def cancel(self) -> None:
+        """Let the engine drop the work before its next step."""
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A point in time.monotonic() seconds."""
+
+    at: float
+
+    @classmethod
+    def of(cls, scope: Scope, settings: Settings, wanted_ms: int | None = None) -> Deadline:
+        """Return the deadline of a request: the service's, or an earlier one that the caller wants.
+
+        Raises:
+            InvalidOptionError: the caller wants no time, or more than the service gives.
+        """
+        longest_ms = round(settings.deadline_seconds * 1000)
+        if wanted_ms is not None and not 1 <= wanted_ms <= longest_ms:
+            raise InvalidOptionError("deadline_ms", f"must be between 1 and {longest_ms}", wanted_ms)
+        arrival: float = scope.get(ARRIVAL, time.monotonic())
+        return cls(arrival + (longest_ms if wanted_ms is None else wanted_ms) / 1000)
+
+    def remaining_seconds(self) -> float:
+        """Return the time left, 0 when it has passed."""
+        return max(0.0, self.at - time.monotonic())
+
+
+def check_texts(texts: Sequence[str], settings: Settings, name: str = "texts") -> None:
+    """Raise InvalidTextError if there are too many texts, or one is too long."""
+    if len(texts) > settings.max_texts:
+        raise InvalidTextError(name, f"must have at most {settings.max_texts} texts", len(texts))
+    for index, text in enumerate(texts):
+        if len(text) > settings.max_characters:
+            rule = f"must have at most {settings.max_characters} characters"
+            raise InvalidTextError(f"{name}[{index}]", rule, len(text))
+
+
+async def off_loop(characters: int, work: Callable[[], Result]) -> Result:
+    """Run ``work`` on ``characters`` of text: here if that is quick, otherwise in a thread."""
+    if characters <= _INLINE_CHARACTERS:
+        return work()
+    return await anyio.to_thread.run_sync(work)
+
+
+async def wait_for_results(pending: Sequence[Work], receive: Receive, deadline: Deadline) -> None:
+    """Wait until every future is done, or one of them failed; whatever the end, leave no work running.
+
+    Args:
+        pending: the engine's work.
+        receive: the request's ASGI channel, its body already read: what comes next is that the client went away.
+        deadline: when to give up.
+
+    Raises:
+        DeadlineExceededError: the deadline passed first.
+        RequestCancelledError: the client went away first.
+        Exception: that of the first future that failed.
+    """
+    results = [_watch(item.future) for item in pending]
+    finished = asyncio.ensure_future(_wait_all(results))
+    gone = asyncio.ensure_future(_wait_for_disconnect(receive))
+    try:
+        await asyncio.wait(
+            {finished, gone}, timeout=deadline.remaining_seconds(), return_when=asyncio.FIRST_COMPLETED
+        )
+        if finished.done():
+            finished.result()
+        elif gone.done():
+            gone.result()
+            raise RequestCancelledError("the client closed the connection")
+        else:
+            raise DeadlineExceededError("the deadline passed before the translation was complete")
+    finally:
+        finished.cancel()
+        gone.cancel()
+        await asyncio.gather(finished, gone, return_exceptions=True)
+        cancel_unfinished(pending)
+
+
+def cancel_unfinished(pending: Sequence[Work]) -> None:
+    """Let the engine drop what nobody waits for."""
+    for item in pending:
+        if not item.future.done():
+            item.cancel()
+
+
+def _watch(future: Future[Result]) -> asyncio.Future[Result]:
+    """Mirror an engine's future in the event loop. Nobody may look at it later, so its exception counts as seen."""
+    mirror = asyncio.wrap_future(future)
+    mirror.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return mirror
+
+
+async def _wait_all(results: Sequence[asyncio.Future[Any]]) -> None:
+    """Return when all are done; raise as soon as one failed. (gather would cancel the engine's futures with us.)"""
+    if results:
+        done, _ = await asyncio.wait(results, return_when=asyncio.FIRST_EXCEPTION)
+        for result in done:
+            if result.cancelled():
+                raise RequestCancelledError("the engine dropped the request")
+            result.result()
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    """Return when the client has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class BodyLimitMiddleware:
+    """Refuses bodies that are too large, by their header or while they stream, and those that take too long."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self.max_bytes = settings.max_body_bytes
+        self.timeout_seconds = settings.body_timeout_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal() and int(declared) > self.max_bytes:
+            await error_response(self._too_large(), scope)(scope, receive, send)
+            return
+        received, complete = 0, False
+        until = asyncio.get_running_loop().time() + self.timeout_seconds
+
+        async def limited_receive() -> Message:
+            nonlocal received, complete
+            if complete:  # only the disconnect can follow, and that may take as long as it likes
+                return await receive()
+            try:
+                async with asyncio.timeout_at(until):
+                    message = await receive()
+            except TimeoutError:
+                raise RequestError(BODY_TIMEOUT, f"the body took over {self.timeout_seconds:g} s") from None
+            received += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if received > self.max_bytes:
+                raise self._too_large()
+            return message
+
+        await self.app(scope, limited_receive, send)
+
+    def _too_large(self) -> RequestError:
+        return RequestError(BODY_TOO_LARGE, f"the body must have at most {self.max_bytes} bytes")

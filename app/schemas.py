@@ -1,0 +1,224 @@
+"""The shapes of requests and replies of the native face, as they stand in its documentation; no rule of generation.
+
+Ranges of generation options are checked by GenerationConfig alone, so that there is one rule and one wording.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from model import GenerationConfig, InvalidOptionError
+
+_DEFAULTS = GenerationConfig()
+
+
+def _as_list(value: Any) -> Any:
+    """Let a single text stand for a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+Texts = Annotated[
+    list[str],
+    BeforeValidator(_as_list),
+    WithJsonSchema({"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+
+
+class _Request(BaseModel):
+    """A body that we receive: exact types, no unknown names."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class GenerationOptions(_Request):
+    """How to decode; names, meanings and defaults are those of GenerationConfig."""
+
+    beam_size: int | None = Field(
+        None, description="Hypotheses kept at each step. Default: 1 with sampling, otherwise 4 or num_hypotheses."
+    )
+    num_hypotheses: int = Field(1, description="How many translations to return; all but the best are alternatives.")
+    patience: float = Field(_DEFAULTS.patience, description="Beam search ends after beam_size times this hypotheses.")
+    length_penalty: float = Field(
+        _DEFAULTS.length_penalty, description="Exponent of the length that divides a summed log-probability."
+    )
+    sampling: bool = Field(False, description="Draw tokens at random instead of searching; needs beam_size 1.")
+    temperature: float = Field(_DEFAULTS.temperature, description="Divides the logits before sampling.")
+    top_k: int = Field(_DEFAULTS.top_k, description="Sample among the k most probable tokens; 0 means all.")
+    top_p: float = Field(_DEFAULTS.top_p, description="Sample among the smallest set that has this probability.")
+    seed: int | None = Field(None, description="The same seed gives the same text.")
+    repetition_penalty: float = Field(
+        _DEFAULTS.repetition_penalty, description="Makes tokens that were already generated less likely if above 1."
+    )
+    no_repeat_ngram_size: int = Field(
+        _DEFAULTS.no_repeat_ngram_size, description="Forbid repeating any n-gram of this size; 0 means off."
+    )
+    min_new_tokens: int = Field(_DEFAULTS.min_new_tokens, description="Fewest tokens of a segment.")
+    max_new_tokens: int | None = Field(None, description="Most tokens of a segment; null: max_length_ratio decides.")
+    max_length_ratio: float = Field(
+        _DEFAULTS.max_length_ratio, description="Most target tokens per source token of a segment, plus 10."
+    )
+    banned_tokens: list[int] = Field([], description="Token ids that must not be generated.")
+    return_token_scores: bool = Field(False, description="Return the log-probability of every token.")
+
+    def config(self) -> GenerationConfig:
+        """Return the options as the engine takes them.
+
+        Raises:
+            InvalidOptionError: an option is out of its range, named as in the body.
+        """
+        values = self.model_dump()
+        if self.beam_size is None:
+            values["beam_size"] = 1 if self.sampling else max(_DEFAULTS.beam_size, self.num_hypotheses)
+        values["banned_tokens"] = tuple(self.banned_tokens)
+        try:
+            return GenerationConfig(**values)
+        except InvalidOptionError as exception:
+            name = exception.name
+            if name == "beam_size" and self.beam_size is None:
+                name = "num_hypotheses"  # which is what made the beam too large
+            raise InvalidOptionError(f"options.{name}", exception.rule, values[name]) from None
+
+
+class TranslateRequest(_Request):
+    """Texts to translate."""
+
+    texts: Texts = Field(description="One text or a list of texts.", examples=[["J'aime les chats."]])
+    source: str | None = Field(None, description='Language of the texts; "auto" or null detects it for each text.')
+    target: str = Field(description="Language to translate to.", examples=["en"])
+    model: str | None = Field(None, description="Name of a model of /v1/models; null: the first that has the languages.")
+    format: Literal["text"] = Field("text", description="How to read the texts.")
+    target_prefix: str | None = Field(None, description="Text that every translation must begin with.")
+    deadline_ms: int | None = Field(None, description="Give up after this time, in milliseconds.")
+    options: GenerationOptions = Field(default_factory=GenerationOptions)
+
+
+class DetectRequest(_Request):
+    """Texts whose language is wanted."""
+
+    texts: Texts = Field(description="One text or a list of texts.", examples=[["Je t'aime"]])
+
+
+class DetectedLanguage(BaseModel):
+    """A language and how sure the detector is of it."""
+
+    language: str
+    confidence: float = Field(ge=0, le=1, description="Between 0 and 1.")
+
+
+class SegmentReply(BaseModel):
+    """A sentence, or a part of a long one, and its translation."""
+
+    start: int = Field(description="Where it starts in the text, in characters (code points).")
+    end: int = Field(description="Where it ends: text[start:end] is the source.")
+    source: str
+    text: str
+    score: float = Field(description="Mean log-probability of its tokens, as the length penalty has it.")
+    token_ids: list[int] | None = Field(None, description="Only with return_token_scores.")
+    token_scores: list[float] | None = Field(None, description="Log-probability of each token, end token included.")
+
+
+class WarningReply(BaseModel):
+    """Something about the text that could not be translated normally."""
+
+    code: str
+    message: str
+    start: int
+    end: int
+
+
+class TranslationReply(BaseModel):
+    """One translated text."""
+
+    text: str
+    source: str
+    target: str
+    detected: DetectedLanguage | None = Field(None, description="The detected source, if the request left it open.")
+    alternatives: list[str] = Field(description="Other translations, best first.")
+    score: float | None = Field(description="Log-probability per token; null if nothing had to be translated.")
+    segments: list[SegmentReply]
+    finish_reason: Literal["end", "length", "unchanged"] = Field(
+        description='"length": a segment reached its limit; "unchanged": nothing had to be translated.'
+    )
+    warnings: list[WarningReply]
+
+
+class Usage(BaseModel):
+    """What a request cost."""
+
+    characters: int
+    source_tokens: int
+    target_tokens: int
+
+
+class TranslateReply(BaseModel):
+    """The translations, in the order of the texts."""
+
+    translations: list[TranslationReply]
+    usage: Usage
+    model: str
+
+
+class DetectReply(BaseModel):
+    """For each text its possible languages, best first; none for a text without letters."""
+
+    detections: list[list[DetectedLanguage]]
+
+
+class LanguageReply(BaseModel):
+    """A language that can be translated from."""
+
+    code: str
+    name: str
+    targets: list[str] = Field(description="Codes that it can be translated to.")
+
+
+class LanguagesReply(BaseModel):
+    """All languages of the loaded models."""
+
+    languages: list[LanguageReply]
+
+
+class ModelReply(BaseModel):
+    """A loaded model."""
+
+    name: str
+    languages: list[str]
+    default: bool
+    info: dict[str, Any] = Field(description="Facts such as parameters, number format and device.")
+
+
+class ModelsReply(BaseModel):
+    """All loaded models, the default one first."""
+
+    models: list[ModelReply]
+
+
+class ProblemReply(BaseModel):
+    """An error, as in RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    errors: list[dict[str, str]]
+
+
+class LibreTranslateRequest(BaseModel):
+    """LibreTranslate's parameters of /translate; only documentation, since its own messages need its own checks."""
+
+    q: str | list[str]
+    source: str = Field(examples=["auto"])
+    target: str = Field(examples=["en"])
+    format: Literal["text"] = "text"
+    alternatives: int = Field(0, ge=0)
+    api_key: str = ""
+
+
+class LibreTranslateDetectRequest(BaseModel):
+    """LibreTranslate's parameters of /detect; only documentation."""
+
+    q: str | list[str]
+    api_key: str = ""

@@ -1,0 +1,1 @@
+"""Weights on disk: our format, its number formats, and later the tables that import other families."""

@@ -1,0 +1,440 @@
+"""The commands that need no HTTP: translate, tokenizer, train, evaluate, benchmark, export, doctor.
+
+Each is a thin shell: read the command line, call the room that does the work, show the result. Heavy imports stand
+inside the commands, so that `--help` answers at once. Exit status: 0, 2 for what the caller can correct (options,
+texts, files, recipes), 1 for everything else; errors are one line on stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from model.config import EngineConfig, GenerationConfig
+from model.config_options import with_options
+from model.errors import ConfigurationError, CorpusError, DragomanError, InvalidRequestError
+from model.line_filter import read_document, read_lines, translate_ahead
+
+if TYPE_CHECKING:
+    from model.evaluation.benchmark import Measurement
+    from model.evaluation.evaluate import EvaluationResult
+    from model.translator import Translation, Translator
+
+BAD_INPUT = (InvalidRequestError, ConfigurationError, CorpusError)
+"""Errors that end with exit status 2."""
+TRAINING_EXTRA = ("sacrebleu", "tensorboard", "zstandard")
+"""Packages that only training and evaluation need."""
+
+cli = typer.Typer(
+    name="dragoman",
+    epilog="Set DRAGOMAN_TRACEBACK=1 to see where an error came from.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+Model = Annotated[
+    Path | None,
+    typer.Option("--model", "-m", help="Folder of a model; without it the embedded one.", exists=True, file_okay=False),
+]
+Source = Annotated[str, typer.Option("--source", "-s", help="Language of the texts: a code, a name, or auto.")]
+Target = Annotated[str, typer.Option("--target", "-t", help="Language to translate into.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+InputFile = typer.Argument(exists=True, dir_okay=False, readable=True, show_default=False)
+
+
+def run(application: typer.Typer, arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit status; no exception leaves, and none shows a traceback by itself."""
+    try:
+        command = typer.main.get_command(application)
+        status = command.main(args=arguments, prog_name="dragoman", standalone_mode=False)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except typer.TyperException as error:  # options and arguments that typer refuses
+        return _fail(error.format_message(), error.exit_code)
+    except typer.Abort:
+        return _fail("aborted", 1)
+    except BAD_INPUT as error:
+        return _fail(str(error), 2)
+    except DragomanError as error:
+        return _fail(str(error), 1)
+    except Exception as error:
+        hint = "; install it with: pip install 'dragoman[train]'" if _is_missing_extra(error) else ""
+        return _fail(f"{type(error).__name__}: {error}{hint}", 1)
+    return status if isinstance(status, int) else 0
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from model.evaluation.circumstances import version
+
+        print(version("dragoman"))
+        raise typer.Exit
+
+
+@cli.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Neural machine translation on your own machine."""
+
+
+@cli.command()
+@with_options(generation=GenerationConfig, engine=EngineConfig)
+def translate(
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT...", help="Texts; without any, --file or stdin is read.")
+    ] = None,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option("--file", "-f", help="Translate the lines of a file; repeatable.", exists=True, dir_okay=False),
+    ] = None,
+    source: Source = "auto",
+    target: Target = "en",
+    document: Annotated[
+        bool, typer.Option("--document", help="Take each file, or stdin, as one text instead of line by line.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per text, with everything.")] = False,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="Print each translation's score and a tab before it.")
+    ] = False,
+    target_prefix: Annotated[
+        str | None, typer.Option("--target-prefix", help="Text that every translation must begin with.")
+    ] = None,
+    model: Model = None,
+    *,
+    generation: GenerationConfig,
+    engine: EngineConfig,
+) -> None:
+    """Translate texts, files, or standard input.
+
+    Input is read line by line and one line is written for each, in order and as soon as it is done, so the command
+    works as a filter: `tail -f log | dragoman translate -s fr`.
+    """
+    if texts and file:
+        raise typer.BadParameter("give texts or --file, not both")
+    if generation.num_hypotheses > 1 and not as_json:
+        raise typer.BadParameter("--num-hypotheses above 1 needs --json, since each text has one line")
+    show = _as_json if as_json else partial(_as_line, scores=scores, lines=not texts and not document)
+    with _loaded(model, engine) as translator:
+        submit = partial(
+            translator.submit, source=source, target=target, config=generation, target_prefix=target_prefix
+        )
+        results = translate_ahead(submit, _inputs(texts, file or [], document))
+        with contextlib.closing(results), _progress("texts") as advance:
+            for number, result in enumerate(results, start=1):
+                print(show(result), flush=True)
+                _warn(number, result)
+                advance()
+
+
+@cli.command()
+def tokenizer(
+    corpora: Annotated[
+        list[Path], typer.Argument(metavar="CORPUS...", help="Tab-separated pairs, plain or gz, xz, zst.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write the sentencepiece model to.")],
+    vocab_size: Annotated[int, typer.Option(help="Entries of the vocabulary, special tokens included.")] = 16_000,
+) -> None:
+    """Train a tokeniser on corpora of sentence pairs."""
+    from model.text.tokenizer import train_tokenizer
+    from model.training.corpus import read_sentences
+
+    with _progress("sentences") as advance:
+        trained = train_tokenizer(_counted(read_sentences(corpora), advance), out, vocab_size=vocab_size)
+    print(f"wrote {out}: {trained.vocab_size} tokens, target languages {', '.join(trained.languages)}")
+
+
+@cli.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", exists=True, dir_okay=False, show_default=False)],
+) -> None:
+    """Start or resume the training run that a recipe describes.
+
+    A run that has a checkpoint goes on from it, exactly as if it had never stopped.
+    """
+    from model.training.recipe import load_recipe
+    from model.training.trainer import train as train_model
+
+    train_model(load_recipe(recipe))
+
+
+@cli.command()
+@with_options(generation=GenerationConfig, engine=EngineConfig)
+def evaluate(
+    source_file: Annotated[Path | None, typer.Argument(help="Sentences, one a line.", exists=True)] = None,
+    reference_file: Annotated[
+        Path | None, typer.Argument(help="Their translations, line by line.", exists=True)
+    ] = None,
+    source: Annotated[str | None, typer.Option("--source", "-s", help="Language of SOURCE_FILE.")] = None,
+    target: Annotated[str | None, typer.Option("--target", "-t", help="Language of REFERENCE_FILE.")] = None,
+    dev_dir: Annotated[
+        Path | None,
+        typer.Option(help="Evaluate all sets NAME.LANGUAGE of a folder in every direction instead.", exists=True),
+    ] = None,
+    max_sentences: Annotated[int | None, typer.Option(help="Only the first sentences of each set.", min=1)] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the translations: a file, or a folder with --dev-dir.")
+    ] = None,
+    as_json: Json = False,
+    model: Model = None,
+    *,
+    generation: GenerationConfig,
+    engine: EngineConfig,
+) -> None:
+    """Measure BLEU and chrF, with sacrebleu's signatures, on a pair of files or on all dev sets of a folder."""
+    from model.evaluation.evaluate import evaluate_pairs
+
+    if (dev_dir is None) == (source_file is None or reference_file is None):
+        raise typer.BadParameter("give SOURCE_FILE and REFERENCE_FILE, or --dev-dir")
+    with _loaded(model, engine) as translator:
+        if dev_dir is not None:
+            sets = list(_dev_sets(dev_dir, translator.languages))
+        elif source_file and reference_file and source and target:
+            sets = [(source_file, reference_file, source, target)]
+        else:
+            raise typer.BadParameter("--source and --target must say which languages the files are in")
+        for sources, references, source_code, target_code in sets:
+            texts, wanted = _aligned(sources, references, max_sentences)
+            result = evaluate_pairs(translator, texts, wanted, source_code, target_code, generation)
+            _show_evaluation(sources, source_code, target_code, result, as_json)
+            if output is not None:
+                name = f"{sources.stem}.{source_code}-{target_code}" if dev_dir else None
+                _write_lines(output / name if name else output, result.hypotheses)
+
+
+@cli.command()
+@with_options(generation=GenerationConfig, engine=EngineConfig)
+def benchmark(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="Texts, one a line; without it our own sentences.", exists=True, dir_okay=False),
+    ] = None,
+    source: Annotated[str, typer.Option("--source", "-s", help="Language of the texts.")] = "fr",
+    target: Target = "en",
+    concurrency: Annotated[
+        list[int] | None,
+        typer.Option("--concurrency", "-c", help="Callers at once; repeatable.", show_default="1 8 64"),
+    ] = None,
+    repeat: Annotated[int, typer.Option(help="How often the texts are translated at each concurrency.", min=1)] = 10,
+    model: Model = None,
+    *,
+    generation: GenerationConfig,
+    engine: EngineConfig,
+) -> None:
+    """Measure tokens per second and latencies at several concurrencies.
+
+    People read the table on stderr; the last line of stdout is JSON with the same numbers and their circumstances.
+    """
+    from model.evaluation.benchmark import SENTENCES, sweep
+    from model.evaluation.circumstances import circumstances
+
+    if file is None and source not in SENTENCES:
+        raise typer.BadParameter(f"there are no built-in sentences in {source}; give a file")
+    texts = _read_file(file) if file else list(SENTENCES[source])
+    with _loaded(model, engine) as translator:
+        facts = {"model": f"{translator.name} {translator.info}", "engine": str(engine), "decoding": str(generation)}
+        facts |= circumstances() | {"command": " ".join(sys.argv), "texts": str(file or "built-in sentences")}
+        with _progress("concurrencies") as advance:
+            measured = sweep(
+                translator, texts * repeat, source, target, generation, concurrency or [1, 8, 64], lambda _: advance()
+            )
+    _show_benchmark(facts, measured)
+    print(json.dumps({"circumstances": facts, "measurements": [dataclasses.asdict(each) for each in measured]}))
+
+
+@cli.command()
+def export(
+    run_directory: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training run.", exists=True)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write the model to.", show_default=False)],
+    dtype: Annotated[
+        str, typer.Option(help="Number format of the stored weights: float32, float16, int8.")
+    ] = "float16",
+) -> None:
+    """Write a training run's model as a folder that every --model option takes."""
+    from model.training.export import export_run
+
+    export_run(run_directory, out, dtype)
+    size = sum(entry.stat().st_size for entry in out.rglob("*") if entry.is_file())
+    print(f"wrote {out}: {size / 1e6:.1f} MB")
+
+
+@cli.command()
+@with_options(engine=EngineConfig)
+def doctor(model: Model = None, *, engine: EngineConfig) -> None:
+    """Check versions, device, model and a test translation; exit status 1 if anything fails."""
+    from model.doctor import examine
+
+    failed = False
+    for finding in examine(model, engine):
+        typer.secho(
+            f"{finding.status:<5}", fg={"ok": "green", "warn": "yellow", "fail": "red"}[finding.status], nl=False
+        )
+        typer.echo(f"{finding.subject}: {finding.detail}")
+        failed = failed or finding.status == "fail"
+    if failed:
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _loaded(model: Path | None, engine: EngineConfig) -> Iterator[Translator]:
+    """Load a translator and close it again; what still runs after an error is not waited for."""
+    from model.translator import Translator
+
+    # The only caller reads ahead by a fixed number of texts, so there is nobody to refuse.
+    translator = Translator.load(model, dataclasses.replace(engine, max_queued_requests=sys.maxsize))
+    try:
+        yield translator
+    except BaseException:
+        translator.close(drain=False)
+        raise
+    translator.close()
+
+
+def _inputs(texts: Sequence[str] | None, files: Sequence[Path], document: bool) -> Iterator[str]:
+    """Yield the texts of the command line, of files, or of standard input."""
+    if texts:
+        yield from texts
+        return
+    if not files and sys.stdin.isatty():
+        print("dragoman: reading lines from the terminal; Ctrl-D ends", file=sys.stderr)
+    sources: list[Path | None] = [*files] or [None]
+    for path in sources:
+        # A reader of its own: at exit, Python would wait for sys.stdin's lock, which a blocked read holds.
+        with path.open("rb") if path else open(sys.stdin.fileno(), "rb", closefd=False) as stream:
+            name = str(path or "stdin")
+            if document:
+                yield read_document(stream, name)
+            else:
+                yield from read_lines(stream, name)
+
+
+def _as_line(result: Translation, scores: bool, lines: bool) -> str:
+    """Return the translation as text; with ``lines`` it is one line, whatever the model put into it."""
+    text = result.text.replace("\r", " ").replace("\n", " ") if lines else result.text
+    return f"{result.score:.4f}\t{text}" if scores else text
+
+
+def _as_json(result: Translation) -> str:
+    return json.dumps(dataclasses.asdict(result), ensure_ascii=False)
+
+
+def _warn(number: int, result: Translation) -> None:
+    for warning in result.warnings:
+        where = f"text {number}, characters {warning.start} to {warning.end}"
+        print(f"dragoman: warning: {where}: {warning.message} ({warning.code})", file=sys.stderr)
+
+
+def _dev_sets(folder: Path, languages: Sequence[str]) -> Iterator[tuple[Path, Path, str, str]]:
+    """Yield (source file, reference file, source, target) of every set in ``folder``, in every direction.
+
+    Raises:
+        CorpusError: there is none.
+    """
+    found = False
+    for path in sorted(folder.iterdir()):
+        source = path.suffix.removeprefix(".")
+        for target in languages:
+            other = path.with_suffix(f".{target}")
+            if source in languages and target != source and other.is_file():
+                found = True
+                yield path, other, source, target
+    if not found:
+        raise CorpusError(f"{folder} has no files NAME.LANGUAGE in two of the model's languages {', '.join(languages)}")
+
+
+def _aligned(sources: Path, references: Path, limit: int | None) -> tuple[list[str], list[str]]:
+    """Return the lines of both files.
+
+    Raises:
+        CorpusError: they differ in number, or there are none.
+    """
+    texts, wanted = _read_file(sources), _read_file(references)
+    if len(texts) != len(wanted) or not texts:
+        raise CorpusError(
+            f"{sources} and {references} must have the same lines, at least one, got {len(texts)} and {len(wanted)}"
+        )
+    return texts[:limit], wanted[:limit]
+
+
+def _read_file(path: Path) -> list[str]:
+    with path.open("rb") as stream:
+        return list(read_lines(stream, str(path)))
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _show_evaluation(path: Path, source: str, target: str, result: EvaluationResult, as_json: bool) -> None:
+    """Print one set's scores."""
+    if as_json:
+        values = {key: value for key, value in dataclasses.asdict(result).items() if key != "hypotheses"}
+        shown = {"set": path.stem, "source": source, "target": target, "sentences": len(result.hypotheses)}
+        print(json.dumps(shown | values), flush=True)
+        return
+    print(f"{path.stem} {source} to {target}: {len(result.hypotheses)} sentences in {result.seconds:.1f} s")
+    print(f"  BLEU {result.bleu:.2f}  {result.bleu_signature}")
+    print(f"  chrF {result.chrf:.2f}  {result.chrf_signature}", flush=True)
+
+
+def _show_benchmark(facts: dict[str, str], measured: Sequence[Measurement]) -> None:
+    """Print the circumstances and a table for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(stderr=True, highlight=False)
+    for name, value in facts.items():
+        console.print(f"{name}: {value}", markup=False, soft_wrap=True)
+    table = Table("callers", "texts", "tokens/s", "texts/s", "p50 ms", "p95 ms")
+    for each in measured:
+        numbers = (each.tokens_per_second, each.texts_per_second, each.latency_p50_ms, each.latency_p95_ms)
+        table.add_row(str(each.concurrency), str(each.texts), *(f"{number:,.1f}" for number in numbers))
+    console.print(table)
+
+
+@contextlib.contextmanager
+def _progress(what: str) -> Iterator[Callable[[], None]]:
+    """Yield a function to call after each piece of work; it counts on stderr where that disturbs nobody."""
+    if not sys.stderr.isatty() or sys.stdout.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.completed:,} {task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield partial(progress.advance, progress.add_task(what, total=None))
+
+
+def _counted(items: Iterator[Any], advance: Callable[[], None]) -> Iterator[Any]:
+    for item in items:
+        advance()
+        yield item
+
+
+def _is_missing_extra(error: Exception) -> bool:
+    return isinstance(error, ModuleNotFoundError) and error.name in TRAINING_EXTRA
+
+
+def _fail(message: str, status: int) -> int:
+    """Print one line on stderr, and the traceback before it where it is asked for; return ``status``."""
+    if os.environ.get("DRAGOMAN_TRACEBACK"):
+        traceback.print_exc()
+    if message:  # without a command, typer has printed the help text instead
+        print(f"dragoman: {' '.join(message.split())}", file=sys.stderr)
+    return status

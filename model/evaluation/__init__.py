@@ -1,0 +1,1 @@
+"""Quality and speed of translations; it knows no training and no HTTP."""

@@ -1,0 +1,18 @@
+"""From the network's logits to hypotheses: greedy, beam search and sampling; it knows token ids, not text."""
+
+from __future__ import annotations
+
+from model.generation.decoding_batch import DecodingBatch, NonFiniteLogitsError
+from model.generation.generate import generate, score_target
+from model.generation.generation_input import GenerationInput
+from model.generation.hypothesis import FinishReason, Hypothesis
+
+__all__ = [
+    "DecodingBatch",
+    "FinishReason",
+    "GenerationInput",
+    "Hypothesis",
+    "NonFiniteLogitsError",
+    "generate",
+    "score_target",
+]

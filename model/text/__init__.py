@@ -1,0 +1,1 @@
+"""Strings and token ids: languages, segments, the tokeniser; nothing in this room imports torch."""

@@ -1,0 +1,171 @@
+"""Which examples make a batch: both directions of each pair, weighted, grouped by length under a token budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.text.tokenizer import Tokenizer
+from model.training.corpus import Corpus
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded tensors of one micro-batch.
+
+    Attributes:
+        source_ids: (B, S) target-language token, source tokens, end token.
+        source_mask: (B, S) True for tokens; None where nothing is padded.
+        target_input_ids: (B, T) start token and target tokens.
+        targets: (B, T) target tokens and end token.
+        num_target_tokens: how many of ``targets`` are not padding.
+    """
+
+    source_ids: Tensor
+    source_mask: Tensor | None
+    target_input_ids: Tensor
+    targets: Tensor
+    num_target_tokens: int
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on ``device``."""
+        return Batch(
+            self.source_ids.to(device, non_blocking=True),
+            None if self.source_mask is None else self.source_mask.to(device, non_blocking=True),
+            self.target_input_ids.to(device, non_blocking=True),
+            self.targets.to(device, non_blocking=True),
+            self.num_target_tokens,
+        )
+
+
+class Batches:
+    """The batches of every epoch, each epoch's order fixed by seed and epoch number.
+
+    Example ``2 * pair`` translates from the first language to the second, ``2 * pair + 1`` back.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        tokenizer: Tokenizer,
+        model: ModelConfig,
+        languages: tuple[str, str],
+        batch_tokens: int,
+        seed: int,
+    ) -> None:
+        self.corpus = corpus
+        self.model = model
+        self.batch_tokens = batch_tokens
+        self.seed = seed
+        self.language_ids = tuple(tokenizer.language_id(code) for code in languages)
+        self._lengths = (corpus.lengths(0), corpus.lengths(1))
+
+    def epoch(self, epoch: int) -> list[npt.NDArray[np.int64]]:
+        """Return the batches of one epoch, each an array of example numbers."""
+        rng = np.random.default_rng([self.seed, epoch])
+        pairs = self._sample_pairs(rng)
+        examples = np.concatenate([2 * pairs, 2 * pairs + 1])
+        rng.shuffle(examples)
+        source_lengths, target_lengths = self.example_lengths(examples)
+        order = np.lexsort((source_lengths, target_lengths))
+        batches = self._cut(examples[order], target_lengths[order], source_lengths[order])
+        return [batches[index] for index in rng.permutation(len(batches))]
+
+    def example_lengths(self, examples: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return source and target lengths of examples, special tokens included."""
+        pairs, directions = examples // 2, examples % 2
+        first, second = self._lengths[0][pairs], self._lengths[1][pairs]
+        return np.where(directions == 0, first, second) + 2, np.where(directions == 0, second, first) + 1
+
+    def collate(self, examples: Sequence[int] | npt.NDArray[np.int64]) -> Batch:
+        """Return the padded tensors of the given examples."""
+        sources, targets = [], []
+        for example in examples:
+            pair, direction = divmod(int(example), 2)
+            source = self.corpus.side(direction, pair)
+            target = self.corpus.side(1 - direction, pair)
+            sources.append(np.concatenate([[self.language_ids[1 - direction]], source, [self.model.eos_id]]))
+            targets.append(np.concatenate([target, [self.model.eos_id]]))
+        pad = self.model.pad_id
+        source_ids, labels = _pad(sources, pad), _pad(targets, pad)
+        inputs = np.full_like(labels, pad)
+        inputs[:, 0] = self.model.decoder_start_id
+        inputs[:, 1:] = np.where(labels[:, 1:] != pad, labels[:, :-1], pad)
+        mask = source_ids != pad
+        return Batch(
+            torch.from_numpy(source_ids),
+            None if mask.all() else torch.from_numpy(mask),
+            torch.from_numpy(inputs),
+            torch.from_numpy(labels),
+            int((labels != pad).sum()),
+        )
+
+    def _sample_pairs(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Repeat or drop pairs by their file's weight; the fraction is drawn anew in each epoch."""
+        weights = np.array(self.corpus.weights)[self.corpus.source_of]
+        whole = np.floor(weights).astype(np.int64)
+        repeats = whole + (rng.random(len(weights)) < weights - whole)
+        return np.repeat(np.arange(len(self.corpus), dtype=np.int64), repeats)
+
+    def _cut(
+        self,
+        examples: npt.NDArray[np.int64],
+        target_lengths: npt.NDArray[np.int64],
+        source_lengths: npt.NDArray[np.int64],
+    ) -> list[npt.NDArray[np.int64]]:
+        """Cut sorted examples into batches whose padded source and target both stay within the budget."""
+        batches = []
+        start, longest_target, longest_source = 0, 0, 0
+        for index in range(len(examples)):
+            target, source = int(target_lengths[index]), int(source_lengths[index])
+            width = max(longest_target, target, longest_source, source)
+            if index > start and width * (index - start + 1) > self.batch_tokens:
+                batches.append(examples[start:index])
+                start, longest_target, longest_source = index, 0, 0
+            longest_target, longest_source = max(longest_target, target), max(longest_source, source)
+        if start < len(examples):
+            batches.append(examples[start:])
+        return batches
+
+
+@dataclass
+class Position:
+    """How far into the data a run is: epoch, and steps done of it."""
+
+    epoch: int = 0
+    step_of_epoch: int = 0
+
+
+def steps(
+    batches: Batches, position: Position, accumulation_steps: int, rank: int, world_size: int
+) -> Iterator[tuple[list[Batch], Position]]:
+    """Yield this rank's micro-batches of each step, from ``position`` on, for ever, with the position after the step.
+
+    Every rank sees the same order and takes its own share of each step. Batches at the end of an epoch that do not
+    fill a step for all ranks are left out of that epoch.
+    """
+    epoch, done = position.epoch, position.step_of_epoch
+    per_step = accumulation_steps * world_size
+    while True:
+        order = batches.epoch(epoch)
+        num_steps = max(1, len(order) // per_step)
+        for step in range(done, num_steps):
+            # With fewer batches than ranks the first ones are seen again, so that no rank is ever without work.
+            chosen = [order[(step * per_step + rank + world_size * i) % len(order)] for i in range(accumulation_steps)]
+            after = Position(epoch, step + 1) if step + 1 < num_steps else Position(epoch + 1, 0)
+            yield [batches.collate(examples) for examples in chosen], after
+        epoch, done = epoch + 1, 0
+
+
+def _pad(rows: Sequence[npt.NDArray[np.int64]], pad: int) -> npt.NDArray[np.int64]:
+    width = max(map(len, rows))
+    padded = np.full((len(rows), width), pad, dtype=np.int64)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = row
+    return padded

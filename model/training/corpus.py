@@ -1,0 +1,258 @@
+"""Parallel text for training: read, filter, tokenise once, and keep as arrays; it knows no tensors and no batches."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import json
+import lzma
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from model.config import DataConfig, config_to_mapping
+from model.errors import CorpusError
+from model.text.tokenizer import Tokenizer, normalize
+
+IntArray = npt.NDArray[np.int32]
+_TOKENIZE_LINES = 20_000
+"""Lines that are tokenised in one call."""
+
+
+def open_text(path: Path) -> TextIO:
+    """Open a text file for reading, plain or compressed (gz, bz2, xz, zst), by its ending.
+
+    Raises:
+        CorpusError: the file cannot be opened, or zstandard is not installed.
+    """
+    try:
+        match path.suffix:
+            case ".gz":
+                return cast(TextIO, gzip.open(path, "rt", encoding="utf-8"))
+            case ".bz2":
+                return cast(TextIO, bz2.open(path, "rt", encoding="utf-8"))
+            case ".xz":
+                return cast(TextIO, lzma.open(path, "rt", encoding="utf-8"))
+            case ".zst":
+                import zstandard
+
+                return cast(TextIO, zstandard.open(path, "rt", encoding="utf-8"))
+            case _:
+                return path.open(encoding="utf-8")
+    except ImportError as error:
+        raise CorpusError(f"{path}: reading zst needs the package zstandard (extra 'train')") from error
+    except OSError as error:
+        raise CorpusError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def read_pairs(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the first two tab-separated columns of each line, normalised, without outer spaces.
+
+    Raises:
+        CorpusError: the file cannot be read, a line has fewer than two columns, or it is not UTF-8.
+    """
+    with open_text(path) as lines:
+        try:
+            for number, line in enumerate(lines, start=1):
+                columns = line.rstrip("\n").split("\t")
+                if len(columns) < 2:
+                    raise CorpusError(f"{path}, line {number}: must have two tab-separated columns, got one")
+                yield normalize(columns[0]).strip(), normalize(columns[1]).strip()
+        except (UnicodeDecodeError, EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+            raise CorpusError(f"{path}: damaged or not UTF-8 ({error})") from error
+
+
+def read_sentences(paths: Iterable[Path]) -> Iterator[str]:
+    """Yield every side of every pair of the files, as a tokeniser is trained on them."""
+    for path in paths:
+        for pair in read_pairs(path):
+            yield from (side for side in pair if side)
+
+
+def rejection(first: str, second: str, max_ratio: float) -> str | None:
+    """Return why a pair of sides is unfit for training, or None when it is fit.
+
+    The rules need no language: both sides have letters, their lengths are comparable, they are not long copies of each
+    other, and they have the same amount of digits within reason.
+    """
+    if not first or not second:
+        return "empty side"
+    if not (_has_letter(first) and _has_letter(second)):
+        return "no letters"
+    longer, shorter = max(len(first), len(second)), min(len(first), len(second))
+    if longer > max_ratio * shorter + 20:
+        return "length ratio"
+    if first == second and len(first.split()) > 3:
+        return "copy"
+    if "\ufffd" in first or "\ufffd" in second:
+        return "damaged characters"
+    return None
+
+
+def _has_letter(text: str) -> bool:
+    return any(unicodedata.category(character).startswith("L") for character in text)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Tokenised pairs in flat arrays.
+
+    Attributes:
+        ids: for each of the two languages, the token ids of all sides, one after the other.
+        offsets: for each language, where each side begins in ``ids``; one more entry than pairs.
+        source_of: which corpus file each pair is from, as an index.
+        weights: the weight of each corpus file.
+    """
+
+    ids: tuple[IntArray, IntArray]
+    offsets: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+    source_of: IntArray
+    weights: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.source_of)
+
+    def side(self, language: int, pair: int) -> IntArray:
+        """Return the token ids of one side of one pair."""
+        offsets = self.offsets[language]
+        return self.ids[language][offsets[pair] : offsets[pair + 1]]
+
+    def lengths(self, language: int) -> npt.NDArray[np.int64]:
+        """Return the number of tokens of every side in one language."""
+        return np.diff(self.offsets[language])
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """What became of the lines of one corpus file."""
+
+    path: str
+    lines: int
+    kept: int
+    rejected: dict[str, int]
+
+
+def load_corpus(
+    config: DataConfig, tokenizer: Tokenizer, cache: Path | None = None
+) -> tuple[Corpus, list[SourceReport]]:
+    """Read, filter and tokenise the configured files, or read the result of an earlier call from ``cache``.
+
+    The cache file is named after a hash of the configuration, the tokeniser, and the size and time of every file.
+
+    Raises:
+        CorpusError: a file cannot be read, or nothing is left after filtering.
+    """
+    weights = tuple(source.weight for source in config.sources)
+    target = None if cache is None else cache / f"corpus-{fingerprint(config, tokenizer)}.npz"
+    if target is not None and target.exists():
+        return _read_cache(target, weights)
+    sides: tuple[list[IntArray], list[IntArray]] = ([], [])
+    source_of: list[int] = []
+    reports: list[SourceReport] = []
+    seen: set[bytes] = set()
+    for index, source in enumerate(config.sources):
+        before = len(source_of)
+        rejected: Counter[str] = Counter()
+        lines = 0
+        for block in _blocks(read_pairs(Path(config.directory) / source.path)):
+            lines += len(block)
+            fit = _fit_pairs(block, config, seen, rejected)
+            for first, second in _tokenize(fit, tokenizer, config.max_tokens, rejected):
+                sides[0].append(first)
+                sides[1].append(second)
+                source_of.append(index)
+        reports.append(SourceReport(source.path, lines, len(source_of) - before, dict(rejected)))
+    if not source_of:
+        raise CorpusError("no pair is left after filtering")
+    offsets = tuple(np.concatenate([[0], np.cumsum([len(x) for x in side])]).astype(np.int64) for side in sides)
+    ids = tuple(np.concatenate(side) for side in sides)
+    corpus = Corpus((ids[0], ids[1]), (offsets[0], offsets[1]), np.array(source_of, dtype=np.int32), weights)
+    if target is not None:
+        _write_cache(target, corpus, reports)
+    return corpus, reports
+
+
+def fingerprint(config: DataConfig, tokenizer: Tokenizer) -> str:
+    """Return a hash of everything that decides the tokenised corpus; weights do not."""
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(tokenizer.serialized)
+    plain = config_to_mapping(config)
+    plain["sources"] = [source.path for source in config.sources]
+    digest.update(json.dumps(plain, sort_keys=True).encode())
+    for source in config.sources:
+        path = Path(config.directory) / source.path
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise CorpusError(f"cannot read {path}: {error.strerror}") from error
+        digest.update(f"{source.path}:{status.st_size}:{status.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def _blocks(pairs: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    block: list[tuple[str, str]] = []
+    for pair in pairs:
+        block.append(pair)
+        if len(block) == _TOKENIZE_LINES:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _fit_pairs(
+    block: Sequence[tuple[str, str]], config: DataConfig, seen: set[bytes], rejected: Counter[str]
+) -> list[tuple[str, str]]:
+    fit = []
+    for first, second in block:
+        reason = rejection(first, second, config.max_ratio)
+        key = hashlib.blake2b(f"{first}\t{second}".encode(), digest_size=12).digest()
+        if reason is None and key in seen:
+            reason = "duplicate"
+        if reason is None:
+            seen.add(key)
+            fit.append((first, second))
+        else:
+            rejected[reason] += 1
+    return fit
+
+
+def _tokenize(
+    pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer, max_tokens: int, rejected: Counter[str]
+) -> Iterator[tuple[IntArray, IntArray]]:
+    firsts = tokenizer.encode_batch([first for first, _ in pairs])
+    seconds = tokenizer.encode_batch([second for _, second in pairs])
+    for first, second in zip(firsts, seconds, strict=True):
+        if max(len(first), len(second)) > max_tokens:
+            rejected["too many tokens"] += 1
+        else:
+            yield np.array(first, dtype=np.int32), np.array(second, dtype=np.int32)
+
+
+def _write_cache(path: Path, corpus: Corpus, reports: Sequence[SourceReport]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp.npz")
+    np.savez(
+        temporary,
+        ids0=corpus.ids[0],
+        ids1=corpus.ids[1],
+        offsets0=corpus.offsets[0],
+        offsets1=corpus.offsets[1],
+        source_of=corpus.source_of,
+        reports=np.frombuffer(json.dumps([vars(report) for report in reports]).encode(), dtype=np.uint8),
+    )
+    temporary.replace(path)
+
+
+def _read_cache(path: Path, weights: tuple[float, ...]) -> tuple[Corpus, list[SourceReport]]:
+    with np.load(path, allow_pickle=False) as arrays:
+        reports = [SourceReport(**report) for report in json.loads(arrays["reports"].tobytes())]
+        ids, offsets = (arrays["ids0"], arrays["ids1"]), (arrays["offsets0"], arrays["offsets1"])
+        return Corpus(ids, offsets, arrays["source_of"], weights), reports

@@ -1,0 +1,156 @@
+"""What a run tells: a progress bar, one JSON line per interval, TensorBoard, and samples; it decides nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from model.config import TrainingConfig
+from model.training.corpus import SourceReport
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """Figures of one step over all ranks; tensors, so that a GPU is not waited for.
+
+    Attributes:
+        totals: summed label-smoothed loss and summed negative log-likelihood.
+        tokens: target tokens.
+        gradient_norm: before clipping.
+        learning_rate: of the step.
+        seconds: wall-clock time of the step on this rank.
+    """
+
+    totals: Tensor
+    tokens: Tensor
+    gradient_norm: Tensor
+    learning_rate: float
+    seconds: float
+
+
+class RunLog:
+    """The log of one run; does nothing on ranks other than the main one."""
+
+    def __init__(
+        self,
+        path: Path,
+        config: TrainingConfig,
+        num_parameters: int,
+        steps_done: int,
+        *,
+        active: bool,
+        show_progress: bool,
+    ) -> None:
+        self.path = path
+        self.config = config
+        self.num_parameters = num_parameters
+        self.steps_done = steps_done
+        self.active = active
+        self.show_progress = show_progress and active
+        self._console = Console(stderr=True)
+        self._pending: list[StepMetrics] = []
+        self._file: TextIO | None = None
+        self._board: Any = None
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._since = time.perf_counter()
+
+    def __enter__(self) -> RunLog:
+        if self.active:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._file = (self.path / "metrics.jsonl").open("a", encoding="utf-8")
+            with contextlib.suppress(ImportError):  # the JSON lines are the complete log; TensorBoard is an extra
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._board = SummaryWriter(str(self.path / "tensorboard"))
+            self._write({"event": "start", "step": self.steps_done, "parameters": self.num_parameters})
+        if self.show_progress:
+            self._progress = Progress(
+                TextColumn("step {task.completed}/{task.total}"),
+                BarColumn(),
+                TextColumn("{task.fields[status]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            total = self.config.optimizer.total_steps
+            self._task = self._progress.add_task("", total=total, completed=self.steps_done, status="")
+            self._progress.start()
+        self._since = time.perf_counter()
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+        if self._board is not None:
+            self._board.close()
+        if self._file is not None:
+            self._file.close()
+
+    def corpus(self, reports: Sequence[SourceReport], num_pairs: int) -> None:
+        """Write what became of every corpus file."""
+        if self.active:
+            self.path.mkdir(parents=True, exist_ok=True)
+            table = {"pairs": num_pairs, "sources": [asdict(report) for report in reports]}
+            (self.path / "corpus.json").write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+
+    def step(self, step: int, metrics: StepMetrics) -> None:
+        """Take in one step; every ``log_every_steps`` a line is written."""
+        if not self.active:
+            return
+        self._pending.append(metrics)
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=step)
+        if step % self.config.log_every_steps == 0:
+            self._flush(step)
+
+    def evaluation(self, step: int, scores: dict[str, float], samples: Sequence[tuple[str, str]]) -> None:
+        """Write dev scores and sample translations."""
+        self._write({"event": "evaluation", "step": step, "scores": scores, "samples": [list(s) for s in samples]})
+        for name, value in scores.items():
+            self._scalar(f"dev/{name}", value, step)
+        self._console.print(f"step {step}: " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
+        for source, translation in samples:
+            self._console.print(f"  {source} -> {translation}", markup=False, highlight=False)
+        self._since = time.perf_counter()
+
+    def _flush(self, step: int) -> None:
+        pending, self._pending = self._pending, []
+        tokens = sum(float(m.tokens) for m in pending)
+        loss = sum(float(m.totals[0]) for m in pending) / tokens
+        likelihood = sum(float(m.totals[1]) for m in pending) / tokens
+        now = time.perf_counter()
+        values = {
+            "loss": loss,
+            "nll": likelihood,
+            "learning_rate": pending[-1].learning_rate,
+            "gradient_norm": max(float(m.gradient_norm) for m in pending),
+            "tokens_per_second": tokens / (now - self._since),
+            "target_tokens": tokens,
+        }
+        self._since = now
+        self._write({"event": "step", "step": step, "time": time.time(), **values})
+        for name, value in values.items():
+            self._scalar(f"train/{name}", value, step)
+        status = f"loss {loss:.3f}  lr {values['learning_rate']:.2e}  {values['tokens_per_second']:,.0f} tokens/s"
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, status=status)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.flush()
+
+    def _scalar(self, name: str, value: float, step: int) -> None:
+        if self._board is not None:
+            self._board.add_scalar(name, value, step)

@@ -1,0 +1,247 @@
+"""The commands that make and measure models: what reaches the rooms that do the work, and what is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from app.cli import main
+from model.config import EngineConfig, GenerationConfig
+from model.errors import CheckpointError
+from model.evaluation.benchmark import measure, percentile
+from tests.unit.stub_translator import Install, StubPending, StubTranslation, StubTranslator
+
+
+def test_tokenizer_is_trained_from_corpora(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from model.text.tokenizer import Tokenizer
+
+    # Words of random letters, so that there are pieces enough for a vocabulary beyond the 256 bytes.
+    random = Random(1)
+    words = ["".join(random.choices("abcdefghijklmnopqrstuvwxyzé", k=6)) for _ in range(2000)]
+    sentences = [f"{' '.join(words[n : n + 5])}\tnuméro {n}\n" for n in range(0, 2000, 5)]
+    corpus = tmp_path / "corpus.tsv"
+    corpus.write_text("".join(sentences), encoding="utf-8")
+    out = tmp_path / "new" / "tokenizer.model"
+    assert main(["tokenizer", str(corpus), "--out", str(out), "--vocab-size", "580"]) == 0
+    trained = Tokenizer.load(out)
+    assert trained.vocab_size == 580
+    assert trained.decode(trained.encode_target("numéro 7")) == "numéro 7"
+    assert str(out) in capsys.readouterr().out
+
+
+def test_train_gives_the_recipe_to_the_trainer(install: Install, tmp_path: Path) -> None:
+    recipe = tmp_path / "run.toml"
+    recipe.touch()
+    trained: list[object] = []
+    install("model.training.recipe", load_recipe=lambda path: ("loaded", path))
+    install("model.training.trainer", train=trained.append)
+    assert main(["train", str(recipe)]) == 0
+    assert trained == [("loaded", recipe)]
+
+
+def test_export_writes_the_run_to_the_folder(
+    install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def export_run(run_directory: Path, out: Path, dtype: str) -> None:
+        out.mkdir()
+        (out / f"{run_directory.name}.{dtype}").write_bytes(b"x" * 1_500_000)
+
+    install("model.training.export", export_run=export_run)
+    (tmp_path / "run").mkdir()
+    out = tmp_path / "out"
+    assert main(["export", str(tmp_path / "run"), str(out)]) == 0
+    assert [path.name for path in out.iterdir()] == ["run.float16"]
+    assert capsys.readouterr().out == f"wrote {out}: 1.5 MB\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class StubResult:
+    bleu: float
+    chrf: float
+    bleu_signature: str
+    chrf_signature: str
+    seconds: float
+    hypotheses: tuple[str, ...]
+
+
+@pytest.fixture
+def evaluated(install: Install, translator: StubTranslator) -> list[tuple[Any, ...]]:
+    """Return the arguments of all evaluations; a set's BLEU is its number of sentences."""
+    calls: list[tuple[Any, ...]] = []
+
+    def evaluate_pairs(
+        given: StubTranslator,
+        sources: Sequence[str],
+        references: Sequence[str],
+        source: str,
+        target: str,
+        config: GenerationConfig,
+    ) -> StubResult:
+        assert given is translator
+        calls.append((list(sources), list(references), source, target, config))
+        return StubResult(len(sources), 50.0, "bleu|1", "chrf|2", 1.5, tuple(text.upper() for text in sources))
+
+    install("model.evaluation.evaluate", evaluate_pairs=evaluate_pairs)
+    return calls
+
+
+def test_evaluate_scores_a_pair_of_files(
+    evaluated: list[tuple[Any, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.fr").write_text("un\ndeux\n", encoding="utf-8")
+    (tmp_path / "b.en").write_text("one\ntwo\n", encoding="utf-8")
+    files = [str(tmp_path / "a.fr"), str(tmp_path / "b.en")]
+    out = tmp_path / "out.txt"
+    languages = ["--source", "fr", "--target", "en"]
+    assert main(["evaluate", *files, *languages, "--beam-size", "1", "--output", str(out)]) == 0
+    assert evaluated == [(["un", "deux"], ["one", "two"], "fr", "en", GenerationConfig(beam_size=1))]
+    shown = capsys.readouterr().out
+    assert "BLEU 2.00  bleu|1" in shown
+    assert "chrF 50.00  chrf|2" in shown
+    assert out.read_text(encoding="utf-8") == "UN\nDEUX\n"
+    assert main(["evaluate", *files, *languages, "--json", "--max-sentences", "1"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "set": "a",
+        "source": "fr",
+        "target": "en",
+        "sentences": 1,
+        "bleu": 1.0,
+        "chrf": 50.0,
+        "bleu_signature": "bleu|1",
+        "chrf_signature": "chrf|2",
+        "seconds": 1.5,
+    }
+
+
+def test_evaluate_takes_all_dev_sets_in_both_directions(
+    evaluated: list[tuple[Any, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("short", "long"):
+        (tmp_path / f"{name}.fr").write_text(f"{name} fr\n", encoding="utf-8")
+        (tmp_path / f"{name}.en").write_text(f"{name} en\n", encoding="utf-8")
+    (tmp_path / "alone.fr").write_text("seul\n", encoding="utf-8")
+    (tmp_path / "README.md").write_text("not a set\n", encoding="utf-8")
+    out = tmp_path / "out"
+    assert main(["evaluate", "--dev-dir", str(tmp_path), "--json", "--output", str(out)]) == 0
+    assert [call[:4] for call in evaluated] == [
+        ([f"{name} {source}"], [f"{name} {target}"], source, target)
+        for name in ("long", "short")
+        for source, target in (("en", "fr"), ("fr", "en"))
+    ]
+    assert [json.loads(line)["set"] for line in capsys.readouterr().out.splitlines()] == [
+        "long",
+        "long",
+        "short",
+        "short",
+    ]
+    assert sorted(path.name for path in out.iterdir()) == ["long.en-fr", "long.fr-en", "short.en-fr", "short.fr-en"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "references", "languages", "message"),
+    [
+        ("un\ndeux\n", "one\n", ["-s", "fr", "-t", "en"], "got 2 and 1"),
+        ("", "", ["-s", "fr", "-t", "en"], "got 0 and 0"),
+        ("un\n", "one\n", ["-s", "fr"], "--source and --target"),
+    ],
+)
+def test_evaluate_refuses_files_that_do_not_fit(
+    sources: str,
+    references: str,
+    languages: list[str],
+    message: str,
+    evaluated: list[tuple[Any, ...]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "a").write_text(sources, encoding="utf-8")
+    (tmp_path / "b").write_text(references, encoding="utf-8")
+    assert main(["evaluate", str(tmp_path / "a"), str(tmp_path / "b"), *languages]) == 2
+    assert message in capsys.readouterr().err
+    assert evaluated == []
+
+
+def test_evaluate_refuses_a_folder_without_sets(
+    evaluated: list[tuple[Any, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "--dev-dir", str(tmp_path)]) == 2
+    assert "has no files NAME.LANGUAGE" in capsys.readouterr().err
+    assert evaluated == []
+
+
+def test_percentiles_are_nearest_ranks() -> None:
+    # Reference: the nearest-rank definition's textbook example, 15 20 35 40 50.
+    values = [35.0, 20.0, 15.0, 50.0, 40.0]
+    assert [percentile(values, percent) for percent in (5, 30, 40, 50, 100)] == [15.0, 20.0, 20.0, 35.0, 50.0]
+    assert percentile([7.0], 95) == 7.0
+
+
+def test_benchmark_keeps_its_callers_busy_and_counts_every_text_once() -> None:
+    running: list[StubPending] = []
+    most = 0
+    submitted: list[str] = []
+
+    def submit(text: str) -> Any:
+        nonlocal most
+        pending = StubPending()
+        submitted.append(text)
+        running.append(pending)
+        most = max(most, len(running))
+        if len(running) == 3 or len(submitted) == 10:  # a batch is full, or no text will follow
+            done, running[:] = running[:], []
+            for each in done:
+                each.future.set_result(StubTranslation("x"))
+        return pending
+
+    texts = [f"text {number}" for number in range(10)]
+    result = measure(submit, texts, concurrency=3)
+    assert submitted == texts
+    assert most == 3
+    assert (result.texts, result.source_tokens, result.target_tokens) == (10, 30, 50)
+    assert result.tokens_per_second == pytest.approx(50 / result.seconds)
+    assert result.texts_per_second == pytest.approx(10 / result.seconds)
+    assert 0 <= result.latency_p50_ms <= result.latency_p95_ms <= 1000 * result.seconds
+
+
+def test_benchmark_ends_with_a_line_of_json(translator: StubTranslator, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", "-c", "2", "-c", "5", "--repeat", "2", "--beam-size", "1"]) == 0
+    captured = capsys.readouterr()
+    report = json.loads(captured.out.splitlines()[-1])
+    assert [each["concurrency"] for each in report["measurements"]] == [2, 5]
+    assert {each["texts"] for each in report["measurements"]} == {24}
+    assert {"machine", "versions", "threads", "engine", "command", "model"} <= set(report["circumstances"])
+    assert "tokens/s" in captured.err
+    assert {entry[3] for entry in translator.submitted} == {GenerationConfig(beam_size=1)}
+
+
+def test_doctor_reports_line_by_line(translator: StubTranslator, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines} <= {"ok", "warn"}
+    subjects = [line[5:].partition(":")[0] for line in lines]
+    assert {"python", "machine", "versions", "threads", "device", "model", "fr to en", "en to fr"} <= set(subjects)
+    assert any(line.startswith("ok   device: cpu, float32") for line in lines)
+    assert "parameters 7" in next(line for line in lines if "model:" in line)
+    assert translator.closed is True
+
+
+def test_doctor_fails_where_something_is_wrong(
+    install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Broken:
+        @classmethod
+        def load(cls, path: Path | None, _: EngineConfig) -> StubTranslator:
+            raise CheckpointError(f"no config.json in {path}")
+
+    install("model.translator", Translator=Broken)
+    assert main(["doctor", "--model", str(tmp_path), "--device", "nonsense"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert f"fail model: CheckpointError: no config.json in {tmp_path}" in lines
+    assert any(line.startswith("fail torch: ") and "nonsense" in line for line in lines)
+    assert any(line.startswith("ok   python: ") for line in lines)
