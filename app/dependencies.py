@@ -1,4 +1,4 @@
-"""What every endpoint needs: the service behind it, its body read strictly, its texts translated; no protocol's words."""
+"""What every endpoint needs: the service behind it, its body read strictly, its texts translated; no protocol's own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from app.limits import Deadline, cancel_unfinished, off_loop, wait_for_results
 from app.metrics import Metrics
 from app.settings import Settings
 from app.translators import Job, TextPlan, TextTranslator, TranslatorRegistry, submit_job
-from model import RequestCancelledError
+from model import DeadlineExceededError, RequestCancelledError
 
 if TYPE_CHECKING:
     from model import Translation
@@ -74,6 +74,8 @@ async def translate_job(
     Raises:
         DragomanError: what the translator raised for the first text that failed; the others are cancelled.
     """
+    if deadline.remaining_seconds() <= 0:
+        raise DeadlineExceededError("the deadline passed before the translation began")
     plans: list[TextPlan] = []
     try:
         await off_loop(sum(map(len, job.texts)), lambda: submit_job(translator, job, plans))
@@ -82,7 +84,7 @@ async def translate_job(
             await wait_for_results(pending, request.receive, deadline)
     finally:
         cancel_unfinished([plan.pending for plan in plans if plan.pending is not None])
-    finished = [FinishedText(plan, plan.pending and plan.pending.future.result()) for plan in plans]
+    finished = [FinishedText(plan, plan.pending.future.result() if plan.pending else None) for plan in plans]
     for item in finished:
         service.metrics.count_text(translator.name, len(item.plan.text), item.translation)
     return finished
@@ -189,9 +191,7 @@ async def _read_form(request: Request) -> Sequence[tuple[str, str]]:
 def _parse_urlencoded(encoded: bytes) -> list[tuple[str, str]]:
     """Return the fields of a query string or of a urlencoded form, or raise RequestError."""
     try:
-        return parse_qsl(
-            encoded.decode(), keep_blank_values=True, errors="strict", max_num_fields=_MAX_FORM_FIELDS
-        )
+        return parse_qsl(encoded.decode(), keep_blank_values=True, errors="strict", max_num_fields=_MAX_FORM_FIELDS)
     except UnicodeDecodeError:
         raise RequestError(MALFORMED_BODY, "the form is not UTF-8") from None
     except ValueError:  # too many fields; the message of parse_qsl says no more

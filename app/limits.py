@@ -1,4 +1,4 @@
-"""What bounds a request: size and time of its body, number and length of its texts, its deadline, its client's patience.
+"""What bounds a request: size and time of its body, number and length of its texts, its deadline, a client that leaves.
 
 The engine's queue has its own bound; this file only lets go of the engine's work when nobody waits for it any more.
 """
@@ -22,6 +22,8 @@ from model import DeadlineExceededError, InvalidOptionError, InvalidTextError, R
 
 ARRIVAL = "dragoman.arrival"
 """Key of the ASGI scope with the time.monotonic() at which the request arrived."""
+REQUEST_ID = "dragoman.request_id"
+"""Key of the ASGI scope with the request's id."""
 
 _INLINE_CHARACTERS = 2000
 """Texts up to this length together take about a millisecond to tokenise; handing them to a thread would cost more."""
@@ -98,9 +100,7 @@ async def wait_for_results(pending: Sequence[Work], receive: Receive, deadline: 
     finished = asyncio.ensure_future(_wait_all(results))
     gone = asyncio.ensure_future(_wait_for_disconnect(receive))
     try:
-        await asyncio.wait(
-            {finished, gone}, timeout=deadline.remaining_seconds(), return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait({finished, gone}, timeout=deadline.remaining_seconds(), return_when=asyncio.FIRST_COMPLETED)
         if finished.done():
             finished.result()
         elif gone.done():

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from app.errors import error_response
-from app.limits import ARRIVAL
+from app.limits import ARRIVAL, REQUEST_ID
 from app.metrics import Metrics
 
 REQUEST_ID_HEADERS = ("X-Request-ID", "X-Trace-ID")
@@ -125,7 +125,7 @@ class RequestLogMiddleware:
             await self.app(scope, receive, send)
             return
         started = scope[ARRIVAL] = time.monotonic()
-        request_id = _request_id(Headers(scope=scope))
+        request_id = scope[REQUEST_ID] = _request_id(Headers(scope=scope))
         status = 0
 
         async def send_with_id(message: Message) -> None:

@@ -1,4 +1,4 @@
-"""Puts the application together: middleware, routes, and a lifespan that loads the models, warms them up and closes them."""
+"""Puts the application together: middleware, routes, and a lifespan that loads the models, warms up and closes them."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
@@ -85,6 +85,7 @@ class Metrics:
     """
 
     def __init__(self) -> None:
+        disable_created_metrics()  # a time stamp for each series would double the output and tell nothing
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
@@ -100,7 +101,9 @@ class Metrics:
         )
         self._in_progress = Gauge("dragoman_http_requests_in_progress", "Requests being answered.", registry=registry)
         self._texts = Counter("dragoman_texts", "Texts answered.", ("model", "outcome"), registry=registry)
-        self._characters = Counter("dragoman_characters", "Characters of the texts answered.", ("model",), registry=registry)
+        self._characters = Counter(
+            "dragoman_characters", "Characters of the texts answered.", ("model",), registry=registry
+        )
         self._warnings = Counter(
             "dragoman_translation_warnings", "Warnings in answers.", ("model", "code"), registry=registry
         )
@@ -121,7 +124,11 @@ class Metrics:
             registry=registry,
         )
         self._segment_tokens = Histogram(
-            "dragoman_engine_segment_tokens", "Tokens of the segments that ended.", ("side",), buckets=_TOKENS, registry=registry
+            "dragoman_engine_segment_tokens",
+            "Tokens of the segments that ended.",
+            ("side",),
+            buckets=_TOKENS,
+            registry=registry,
         )
         build = Gauge("dragoman_build_info", "Always 1.", ("version", "python"), registry=registry)
         build.labels(package_version(), platform.python_version()).set(1)

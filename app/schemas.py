@@ -36,31 +36,41 @@ class GenerationOptions(_Request):
     """How to decode; names, meanings and defaults are those of GenerationConfig."""
 
     beam_size: int | None = Field(
-        None, description="Hypotheses kept at each step. Default: 1 with sampling, otherwise 4 or num_hypotheses."
+        default=None,
+        description="Hypotheses kept at each step. Default: 1 with sampling, otherwise 4 or num_hypotheses.",
     )
-    num_hypotheses: int = Field(1, description="How many translations to return; all but the best are alternatives.")
-    patience: float = Field(_DEFAULTS.patience, description="Beam search ends after beam_size times this hypotheses.")
+    num_hypotheses: int = Field(
+        default=1, description="How many translations to return; all but the best are alternatives."
+    )
+    patience: float = Field(
+        default=_DEFAULTS.patience, description="Beam search ends after beam_size times this hypotheses."
+    )
     length_penalty: float = Field(
-        _DEFAULTS.length_penalty, description="Exponent of the length that divides a summed log-probability."
+        default=_DEFAULTS.length_penalty, description="Exponent of the length that divides a summed log-probability."
     )
-    sampling: bool = Field(False, description="Draw tokens at random instead of searching; needs beam_size 1.")
-    temperature: float = Field(_DEFAULTS.temperature, description="Divides the logits before sampling.")
-    top_k: int = Field(_DEFAULTS.top_k, description="Sample among the k most probable tokens; 0 means all.")
-    top_p: float = Field(_DEFAULTS.top_p, description="Sample among the smallest set that has this probability.")
-    seed: int | None = Field(None, description="The same seed gives the same text.")
+    sampling: bool = Field(default=False, description="Draw tokens at random instead of searching; needs beam_size 1.")
+    temperature: float = Field(default=_DEFAULTS.temperature, description="Divides the logits before sampling.")
+    top_k: int = Field(default=_DEFAULTS.top_k, description="Sample among the k most probable tokens; 0 means all.")
+    top_p: float = Field(
+        default=_DEFAULTS.top_p, description="Sample among the smallest set that has this probability."
+    )
+    seed: int | None = Field(default=None, description="The same seed gives the same text.")
     repetition_penalty: float = Field(
-        _DEFAULTS.repetition_penalty, description="Makes tokens that were already generated less likely if above 1."
+        default=_DEFAULTS.repetition_penalty,
+        description="Makes tokens that were already generated less likely if above 1.",
     )
     no_repeat_ngram_size: int = Field(
-        _DEFAULTS.no_repeat_ngram_size, description="Forbid repeating any n-gram of this size; 0 means off."
+        default=_DEFAULTS.no_repeat_ngram_size, description="Forbid repeating any n-gram of this size; 0 means off."
     )
-    min_new_tokens: int = Field(_DEFAULTS.min_new_tokens, description="Fewest tokens of a segment.")
-    max_new_tokens: int | None = Field(None, description="Most tokens of a segment; null: max_length_ratio decides.")
+    min_new_tokens: int = Field(default=_DEFAULTS.min_new_tokens, description="Fewest tokens of a segment.")
+    max_new_tokens: int | None = Field(
+        default=None, description="Most tokens of a segment; null: max_length_ratio decides."
+    )
     max_length_ratio: float = Field(
-        _DEFAULTS.max_length_ratio, description="Most target tokens per source token of a segment, plus 10."
+        default=_DEFAULTS.max_length_ratio, description="Most target tokens per source token of a segment, plus 10."
     )
-    banned_tokens: list[int] = Field([], description="Token ids that must not be generated.")
-    return_token_scores: bool = Field(False, description="Return the log-probability of every token.")
+    banned_tokens: list[int] = Field(default=[], description="Token ids that must not be generated.")
+    return_token_scores: bool = Field(default=False, description="Return the log-probability of every token.")
 
     def config(self) -> GenerationConfig:
         """Return the options as the engine takes them.
@@ -85,13 +95,17 @@ class TranslateRequest(_Request):
     """Texts to translate."""
 
     texts: Texts = Field(description="One text or a list of texts.", examples=[["J'aime les chats."]])
-    source: str | None = Field(None, description='Language of the texts; "auto" or null detects it for each text.')
+    source: str | None = Field(
+        default=None, description='Language of the texts; "auto" or null detects it for each text.'
+    )
     target: str = Field(description="Language to translate to.", examples=["en"])
-    model: str | None = Field(None, description="Name of a model of /v1/models; null: the first that has the languages.")
-    format: Literal["text"] = Field("text", description="How to read the texts.")
-    target_prefix: str | None = Field(None, description="Text that every translation must begin with.")
-    deadline_ms: int | None = Field(None, description="Give up after this time, in milliseconds.")
-    options: GenerationOptions = Field(default_factory=GenerationOptions)
+    model: str | None = Field(
+        default=None, description="Name of a model of /v1/models; null: the first that has the languages."
+    )
+    format: Literal["text"] = Field(default="text", description="How to read the texts.")
+    target_prefix: str | None = Field(default=None, description="Text that every translation must begin with.")
+    deadline_ms: int | None = Field(default=None, description="Give up after this time, in milliseconds.")
+    options: GenerationOptions = Field(default_factory=lambda: GenerationOptions())
 
 
 class DetectRequest(_Request):
@@ -115,8 +129,10 @@ class SegmentReply(BaseModel):
     source: str
     text: str
     score: float = Field(description="Mean log-probability of its tokens, as the length penalty has it.")
-    token_ids: list[int] | None = Field(None, description="Only with return_token_scores.")
-    token_scores: list[float] | None = Field(None, description="Log-probability of each token, end token included.")
+    token_ids: list[int] | None = Field(default=None, description="Only with return_token_scores.")
+    token_scores: list[float] | None = Field(
+        default=None, description="Log-probability of each token, end token included."
+    )
 
 
 class WarningReply(BaseModel):
@@ -134,7 +150,9 @@ class TranslationReply(BaseModel):
     text: str
     source: str
     target: str
-    detected: DetectedLanguage | None = Field(None, description="The detected source, if the request left it open.")
+    detected: DetectedLanguage | None = Field(
+        default=None, description="The detected source, if the request left it open."
+    )
     alternatives: list[str] = Field(description="Other translations, best first.")
     score: float | None = Field(description="Log-probability per token; null if nothing had to be translated.")
     segments: list[SegmentReply]
@@ -213,7 +231,7 @@ class LibreTranslateRequest(BaseModel):
     source: str = Field(examples=["auto"])
     target: str = Field(examples=["en"])
     format: Literal["text"] = "text"
-    alternatives: int = Field(0, ge=0)
+    alternatives: int = Field(default=0, ge=0)
     api_key: str = ""
 
 

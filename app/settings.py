@@ -40,7 +40,7 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for every interface."""
-    port: int = Field(8000, ge=0, le=65535)
+    port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 lets the system choose."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log line that is written."""
@@ -52,28 +52,28 @@ class Settings(BaseSettings):
     """See EngineConfig.device."""
     dtype: Literal["float32", "bfloat16", "float16"] = _ENGINE.dtype
     """See EngineConfig.dtype."""
-    num_threads: int = Field(_ENGINE.num_threads, ge=0)
+    num_threads: int = Field(default=_ENGINE.num_threads, ge=0)
     """See EngineConfig.num_threads."""
-    max_batch_tokens: int = Field(_ENGINE.max_batch_tokens, ge=1)
+    max_batch_tokens: int = Field(default=_ENGINE.max_batch_tokens, ge=1)
     """See EngineConfig.max_batch_tokens."""
-    max_queued_requests: int = Field(_ENGINE.max_queued_requests, ge=1)
+    max_queued_requests: int = Field(default=_ENGINE.max_queued_requests, ge=1)
     """Segments that may wait for the device; requests beyond are answered with 503 and Retry-After."""
 
-    max_body_bytes: int = Field(2 * 1024 * 1024, ge=1)
+    max_body_bytes: int = Field(default=2 * 1024 * 1024, ge=1)
     """Largest request body; larger ones are answered with 413 before they are read to the end."""
-    max_texts: int = Field(128, ge=1)
+    max_texts: int = Field(default=128, ge=1)
     """Most texts in one request."""
-    max_characters: int = Field(100_000, ge=1)
+    max_characters: int = Field(default=100_000, ge=1)
     """Longest text, in characters (code points)."""
-    max_alternatives: int = Field(10, ge=0, le=63)
+    max_alternatives: int = Field(default=10, ge=0, le=63)
     """Most alternatives that a request to the LibreTranslate endpoints may ask for."""
-    deadline_seconds: float = Field(120.0, gt=0)
+    deadline_seconds: float = Field(default=120.0, gt=0)
     """Time from the arrival of a request until it is answered with 504; a request may ask for less."""
-    body_timeout_seconds: float = Field(30.0, gt=0)
+    body_timeout_seconds: float = Field(default=30.0, gt=0)
     """Time in which a client must have sent its body, or it is answered with 408."""
-    shutdown_timeout_seconds: float = Field(30.0, ge=0)
+    shutdown_timeout_seconds: float = Field(default=30.0, ge=0)
     """Time that running requests get to finish when the service is told to stop."""
-    allow_origin: str = Field("*", pattern=r"^\S*$")
+    allow_origin: str = Field(default="*", pattern=r"^\S*$")
     """Web origin whose pages may call the API (CORS); empty for none."""
 
     @field_validator("models", mode="before")
@@ -130,6 +130,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as exception:
         reason = exception.strerror or type(exception).__name__
-        raise ConfigurationError(CONFIG_FILE_VARIABLE, f"must name a readable file ({reason})", str(path)) from exception
+        raise ConfigurationError(
+            CONFIG_FILE_VARIABLE, f"must name a readable file ({reason})", str(path)
+        ) from exception
     except ValueError as exception:  # TOMLDecodeError and UnicodeDecodeError
         raise ConfigurationError(CONFIG_FILE_VARIABLE, f"must name a TOML file ({exception})", str(path)) from exception

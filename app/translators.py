@@ -11,9 +11,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from model import EngineClosedError, InvalidOptionError, UnsupportedLanguageError, language, resolve
-
 from app.settings import Settings
+from model import EngineClosedError, InvalidOptionError, UnsupportedLanguageError, language, resolve
 
 if TYPE_CHECKING:
     from model import Detection, EngineObserver, EngineStats, GenerationConfig, Language, Translation
@@ -54,6 +53,7 @@ class TextTranslator(Protocol):
         *,
         deadline_seconds: float | None = None,
         target_prefix: str | None = None,
+        caller: str | None = None,
     ) -> PendingTranslation:
         """Hand a text to the engine without waiting for the result."""
 
@@ -81,6 +81,8 @@ class Job:
     config: GenerationConfig
     target_prefix: str | None = None
     deadline_seconds: float | None = None
+    caller: str | None = None
+    """Whose texts these are: callers share the device evenly, so that a book does not hold up a sentence."""
 
 
 @dataclass
@@ -149,7 +151,9 @@ class TranslatorRegistry:
         with_source = (translator for translator in self.translators if source in translator.languages)
         return list(dict.fromkeys(code for translator in with_source for code in translator.languages))
 
-    def select(self, source: str | None, target: str, model: str | None = None) -> tuple[TextTranslator, str | None, str]:
+    def select(
+        self, source: str | None, target: str, model: str | None = None
+    ) -> tuple[TextTranslator, str | None, str]:
         """Return the translator for a request, and its source and target as canonical codes.
 
         Raises:
@@ -212,6 +216,7 @@ def submit_job(translator: TextTranslator, job: Job, plans: list[TextPlan]) -> N
                 job.config,
                 deadline_seconds=job.deadline_seconds,
                 target_prefix=job.target_prefix,
+                caller=job.caller,
             )
 
 

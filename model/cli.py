@@ -1,4 +1,4 @@
-"""The commands that need no HTTP: translate, tokenizer, train, evaluate, benchmark, export, doctor.
+"""The commands that need no HTTP: translate, tokenizer, detector, train, evaluate, benchmark, export, doctor.
 
 Each is a thin shell: read the command line, call the room that does the work, show the result. Heavy imports stand
 inside the commands, so that `--help` answers at once. Exit status: 0, 2 for what the caller can correct (options,
@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -28,7 +28,8 @@ from model.line_filter import read_document, read_lines, translate_ahead
 if TYPE_CHECKING:
     from model.evaluation.benchmark import Measurement
     from model.evaluation.evaluate import EvaluationResult
-    from model.translator import Translation, Translator
+    from model.translation import Translation
+    from model.translator import Translator
 
 BAD_INPUT = (InvalidRequestError, ConfigurationError, CorpusError)
 """Errors that end with exit status 2."""
@@ -51,7 +52,16 @@ Model = Annotated[
 Source = Annotated[str, typer.Option("--source", "-s", help="Language of the texts: a code, a name, or auto.")]
 Target = Annotated[str, typer.Option("--target", "-t", help="Language to translate into.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-InputFile = typer.Argument(exists=True, dir_okay=False, readable=True, show_default=False)
+Corpora = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="CORPUS...",
+        help="Tab-separated pairs, plain or gz, xz, zst.",
+        exists=True,
+        dir_okay=False,
+        show_default=False,
+    ),
+]
 
 
 def run(application: typer.Typer, arguments: Sequence[str] | None = None) -> int:
@@ -143,9 +153,7 @@ def translate(
 
 @cli.command()
 def tokenizer(
-    corpora: Annotated[
-        list[Path], typer.Argument(metavar="CORPUS...", help="Tab-separated pairs, plain or gz, xz, zst.")
-    ],
+    corpora: Corpora,
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write the sentencepiece model to.")],
     vocab_size: Annotated[int, typer.Option(help="Entries of the vocabulary, special tokens included.")] = 16_000,
 ) -> None:
@@ -159,6 +167,22 @@ def tokenizer(
 
 
 @cli.command()
+def detector(
+    corpora: Corpora,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write the detector to (.npz).")],
+    languages: Annotated[tuple[str, str], typer.Option(help="Languages of the two columns.")] = ("fr", "en"),
+    seed: Annotated[int, typer.Option(help="Seed of the choice of lines and words.")] = 0,
+) -> None:
+    """Train the language detector on corpora of sentence pairs."""
+    from model.training.language_detector import train_detector
+
+    report = train_detector(corpora, out, seed, languages=languages)
+    accuracy = ", ".join(f"{words or 'all'} words {share:.2%}" for words, share in sorted(report.accuracy.items()))
+    print(f"wrote {out}: {report.num_bytes / 1e6:.2f} MB, {report.num_ngrams} n-grams from {report.num_lines} lines")
+    print(f"right on held-out text: {accuracy}; calibration error {report.calibration_error:.3f}")
+
+
+@cli.command()
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", exists=True, dir_okay=False, show_default=False)],
 ) -> None:
@@ -169,7 +193,8 @@ def train(
     from model.training.recipe import load_recipe
     from model.training.trainer import train as train_model
 
-    train_model(load_recipe(recipe))
+    newest = train_model(load_recipe(recipe))
+    print(f"newest checkpoint: {newest}")
 
 
 @cli.command()
@@ -196,24 +221,26 @@ def evaluate(
     engine: EngineConfig,
 ) -> None:
     """Measure BLEU and chrF, with sacrebleu's signatures, on a pair of files or on all dev sets of a folder."""
-    from model.evaluation.evaluate import evaluate_pairs
-
     if (dev_dir is None) == (source_file is None or reference_file is None):
         raise typer.BadParameter("give SOURCE_FILE and REFERENCE_FILE, or --dev-dir")
+    if dev_dir is None and not (source and target):
+        raise typer.BadParameter("--source and --target must say which languages the files are in")
+    from model.evaluation.evaluate import dev_sets, evaluate_pairs
+
     with _loaded(model, engine) as translator:
-        if dev_dir is not None:
-            sets = list(_dev_sets(dev_dir, translator.languages))
-        elif source_file and reference_file and source and target:
-            sets = [(source_file, reference_file, source, target)]
+        if source_file and reference_file and source and target:
+            sets = [(source_file.stem, source_file, reference_file, source, target)]
         else:
-            raise typer.BadParameter("--source and --target must say which languages the files are in")
-        for sources, references, source_code, target_code in sets:
+            folder = dev_dir or Path()
+            found = dev_sets(folder, translator.languages)
+            sets = [(name, folder / f"{name}.{a}", folder / f"{name}.{b}", a, b) for name, a, b in found]
+        for name, sources, references, source_code, target_code in sets:
             texts, wanted = _aligned(sources, references, max_sentences)
             result = evaluate_pairs(translator, texts, wanted, source_code, target_code, generation)
-            _show_evaluation(sources, source_code, target_code, result, as_json)
+            _show_evaluation(name, source_code, target_code, result, as_json)
             if output is not None:
-                name = f"{sources.stem}.{source_code}-{target_code}" if dev_dir else None
-                _write_lines(output / name if name else output, result.hypotheses)
+                file = output if dev_dir is None else output / f"{name}.{source_code}-{target_code}"
+                _write_lines(file, result.hypotheses)
 
 
 @cli.command()
@@ -258,16 +285,24 @@ def benchmark(
 
 @cli.command()
 def export(
-    run_directory: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training run.", exists=True)],
+    run_directory: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a training run, or one of its checkpoints.", exists=True)
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write the model to.", show_default=False)],
-    dtype: Annotated[
-        str, typer.Option(help="Number format of the stored weights: float32, float16, int8.")
+    weight_format: Annotated[
+        Literal["float32", "bfloat16", "float16", "int8"], typer.Option("--format", help="Number format on disk.")
     ] = "float16",
+    name: Annotated[
+        str | None, typer.Option(help="Name that the service shows.", show_default="the name of OUT")
+    ] = None,
 ) -> None:
-    """Write a training run's model as a folder that every --model option takes."""
-    from model.training.export import export_run
+    """Write a training run's newest model as a folder that every --model option takes."""
+    from model.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+    from model.training.run_directory import RunDirectory
 
-    export_run(run_directory, out, dtype)
+    trained = load_checkpoint(RunDirectory(run_directory, keep=1).newest_path() or run_directory)
+    metadata = {**trained.metadata, "name": name or out.name}
+    save_checkpoint(out, dataclasses.replace(trained, weight_format=weight_format, metadata=metadata))
     size = sum(entry.stat().st_size for entry in out.rglob("*") if entry.is_file())
     print(f"wrote {out}: {size / 1e6:.1f} MB")
 
@@ -338,24 +373,6 @@ def _warn(number: int, result: Translation) -> None:
         print(f"dragoman: warning: {where}: {warning.message} ({warning.code})", file=sys.stderr)
 
 
-def _dev_sets(folder: Path, languages: Sequence[str]) -> Iterator[tuple[Path, Path, str, str]]:
-    """Yield (source file, reference file, source, target) of every set in ``folder``, in every direction.
-
-    Raises:
-        CorpusError: there is none.
-    """
-    found = False
-    for path in sorted(folder.iterdir()):
-        source = path.suffix.removeprefix(".")
-        for target in languages:
-            other = path.with_suffix(f".{target}")
-            if source in languages and target != source and other.is_file():
-                found = True
-                yield path, other, source, target
-    if not found:
-        raise CorpusError(f"{folder} has no files NAME.LANGUAGE in two of the model's languages {', '.join(languages)}")
-
-
 def _aligned(sources: Path, references: Path, limit: int | None) -> tuple[list[str], list[str]]:
     """Return the lines of both files.
 
@@ -380,14 +397,15 @@ def _write_lines(path: Path, lines: Sequence[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def _show_evaluation(path: Path, source: str, target: str, result: EvaluationResult, as_json: bool) -> None:
+def _show_evaluation(name: str, source: str, target: str, result: EvaluationResult, as_json: bool) -> None:
     """Print one set's scores."""
     if as_json:
         values = {key: value for key, value in dataclasses.asdict(result).items() if key != "hypotheses"}
-        shown = {"set": path.stem, "source": source, "target": target, "sentences": len(result.hypotheses)}
+        shown = {"set": name, "source": source, "target": target, "sentences": len(result.hypotheses)}
         print(json.dumps(shown | values), flush=True)
         return
-    print(f"{path.stem} {source} to {target}: {len(result.hypotheses)} sentences in {result.seconds:.1f} s")
+    count = len(result.hypotheses)
+    print(f"{name} {source} to {target}: {count} lines in {result.seconds:.1f} s, {result.warnings} with a warning")
     print(f"  BLEU {result.bleu:.2f}  {result.bleu_signature}")
     print(f"  chrF {result.chrf:.2f}  {result.chrf_signature}", flush=True)
 

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from app.dependencies import FinishedText, Service, ServiceDependency, read_parameters, translate_job
-from app.limits import Deadline, off_loop
+from app.limits import REQUEST_ID, Deadline, off_loop
 from app.schemas import LibreTranslateDetectRequest, LibreTranslateRequest
 from app.translators import Job
 from model import GenerationConfig, UnsupportedLanguageError, language
@@ -51,12 +51,19 @@ async def translate(request: Request, service: ServiceDependency) -> dict[str, A
     source, target = _languages(service, source, target)
     text_format = parameters.get("format") or "text"
     if text_format not in _FORMATS:
-        raise _bad_request(f"{text_format} format is not supported")
+        raise _bad_request(f"{_shown(text_format)} format is not supported")
     translator, source, target = _select(service, source, target)
     config = GenerationConfig(
         num_hypotheses=num_alternatives + 1, beam_size=max(GenerationConfig().beam_size, num_alternatives + 1)
     )
-    job = Job(texts, source, target, config, deadline_seconds=deadline.remaining_seconds())
+    job = Job(
+        texts,
+        source,
+        target,
+        config,
+        deadline_seconds=deadline.remaining_seconds(),
+        caller=request.scope[REQUEST_ID],
+    )
     finished = await translate_job(service, translator, job, request, deadline)
     return _reply(finished, as_list=isinstance(q, list), detected=source is None, alternatives=num_alternatives > 0)
 
@@ -116,6 +123,12 @@ def _bad_request(message: str) -> HTTPException:
     return HTTPException(400, message)
 
 
+def _shown(value: Any, limit: int = 100) -> str:
+    """Return what a message quotes of a value that the caller sent."""
+    text = str(value)
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
 def _required(parameters: Mapping[str, Any], name: str) -> Any:
     """Return a parameter that must be there and not be empty."""
     value = parameters.get(name)
@@ -162,7 +175,7 @@ def _languages(service: Service, source: Any, target: Any) -> tuple[str | None, 
         try:
             codes.append(service.registry.resolve(name, str(code)))
         except UnsupportedLanguageError:
-            raise _bad_request(f"{code} is not supported") from None
+            raise _bad_request(f"{_shown(code)} is not supported") from None
     return codes[0], str(codes[1])
 
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 
 from app.dependencies import FinishedText, JsonRoute, ServiceDependency, translate_job
-from app.limits import Deadline, check_texts, off_loop
+from app.limits import REQUEST_ID, Deadline, check_texts, off_loop
 from app.schemas import (
     DetectedLanguage,
     DetectReply,
@@ -56,6 +56,7 @@ async def translate(body: TranslateRequest, request: Request, service: ServiceDe
         config=body.options.config(),
         target_prefix=body.target_prefix,
         deadline_seconds=deadline.remaining_seconds(),
+        caller=request.scope[REQUEST_ID],
     )
     finished = await translate_job(service, translator, job, request, deadline)
     translations = [item.translation for item in finished if item.translation is not None]
@@ -144,7 +145,7 @@ def _segment(part: SegmentTranslation, with_tokens: bool) -> SegmentReply:
         text=part.text,
         score=part.score,
         token_ids=list(part.token_ids) if with_tokens else None,
-        token_scores=list(part.token_log_probs) if with_tokens else None,
+        token_scores=list(part.token_scores) if with_tokens else None,
     )
 
 

@@ -16,8 +16,8 @@ from model.engine.scheduler import Scheduler
 from model.engine.stats import EngineObserver, EngineStats, SilentObserver
 from model.engine.worker import Worker
 from model.errors import InvalidRequestError
-from model.generation.generate import DecodingBatch, GenerationInput
-from model.transformer.transformer import Transformer
+from model.generation import DecodingBatch, GenerationInput
+from model.transformer import Transformer
 
 CLOSE_TIMEOUT_SECONDS = 30.0
 """How long close() lets requests finish, unless told otherwise."""

@@ -12,11 +12,10 @@ import torch
 from model.config import EngineConfig
 from model.engine.request import Request
 from model.errors import ConfigurationError
-from model.generation.generate import GenerationInput, NonFiniteLogitsError
-from model.generation.hypothesis import Hypothesis
+from model.generation import GenerationInput, Hypothesis, NonFiniteLogitsError
 
 if TYPE_CHECKING:
-    from model.transformer.transformer import Transformer
+    from model.transformer import Transformer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -26,7 +25,7 @@ Failure = tuple[Request, Exception]
 
 
 class Batch(Protocol):
-    """What the runner needs of :class:`~model.generation.generate.DecodingBatch`, where it is described."""
+    """What the runner needs of :class:`~model.generation.DecodingBatch`, where it is described."""
 
     @property
     def num_rows(self) -> int: ...

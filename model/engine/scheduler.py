@@ -1,74 +1,55 @@
 """Which waiting requests run next under the token budget; plain Python: no torch, no threads, no clock.
 
-Callers take turns, so that each gets the same share of the device. In a caller's turn length decides, not arrival:
-longest with longest, so that padding is small. Whoever does not fit is passed by those who do, a caller by others and a
-request by its caller's others, but only for so long: then nothing goes before it. So every request runs after a bounded
-amount of other work.
+Callers take turns, so that each gets the same share of the device. One caller's requests go in chunks by arrival, and
+in a chunk by length: longest with longest, so that padding is small. A caller whose request does not fit is passed by
+others, but only for so long: then nothing goes before it. So every request runs after a bounded amount of other work.
 """
 
 from __future__ import annotations
 
-import bisect
 import heapq
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from model.engine.request import Request
 
-WINDOW_BATCHES = 4.0
-"""How far into a caller's row length decides over arrival, in full batches: more is less padding, less is fairer."""
-OVERTAKING_BATCHES = 1.0
-"""How much may overtake a request, or pass a caller whose turn it is, in full batches."""
+CHUNK_BATCHES = 8.0
+"""Cost of a chunk of a caller's row, in full batches: more is less padding, less keeps closer to arrival.
+
+With the lengths of everyday sentences, padding adds 45% to what the batch holds without chunks, 22% with 2, 12% with 4,
+6% with 8 and 3% with 16.
+"""
+PASSING_BATCHES = 1.0
+"""How much may pass a caller whose turn it is but whose request does not fit, in full batches."""
 MAX_PASSED_CALLERS = 16
-"""How many callers whose requests do not fit are passed in one selection, which bounds its time."""
-
-
-@dataclass(eq=False)
-class _Candidate:
-    """A request in the window."""
-
-    request: Request
-    order: int
-    """Its place in the order of arrival."""
-    due_at: float
-    """It is due once requests of this total cost have left the window."""
-
-    @property
-    def length_order(self) -> tuple[int, int, int]:
-        """Longest source first, then most target positions, then by arrival."""
-        return (-self.request.source_length, -self.request.reserved_tokens, self.order)
+"""How many callers whose request does not fit are passed in one selection, which bounds its time."""
 
 
 class CallerQueue:
-    """One caller's waiting requests: a row by arrival, with a window at its front out of which the longest goes first.
+    """One caller's waiting requests: a row by arrival, served chunk after chunk, and each chunk sorted by length.
 
-    Args:
-        window_cost: the window is filled up to this cost.
-        overtaking_cost: a request that requests of this cost have overtaken is due: it goes before all others.
+    Chunks go from long to short and from short to long in turn, so that neighbours are alike at their borders too.
+    No request is overtaken by more than its chunk. (Always the longest first, with those that waited too long put in
+    between, pads nearly as much as no order at all: soon most have waited too long.)
     """
 
-    def __init__(self, caller: str | None, window_cost: float, overtaking_cost: float) -> None:
+    def __init__(self, caller: str | None, chunk_cost: float) -> None:
         self.caller = caller
         self.passed_cost = 0
-        """Cost of other callers' requests that went before this queue's although it was its turn."""
-        self._window_cost = window_cost
-        self._overtaking_cost = overtaking_cost
+        """Cost of other callers' requests that ran although it was this queue's turn."""
+        self._chunk_cost = chunk_cost
         self._row: OrderedDict[Request, None] = OrderedDict()
-        self._window: OrderedDict[Request, _Candidate] = OrderedDict()  # by arrival
-        self._by_length: list[_Candidate] = []  # the same, sorted by length_order
-        self._num_entered = 0
-        self._entered_cost = 0  # of all requests that ever entered the window
-        self._left_cost = 0  # of all that have left it
+        self._chunk: list[Request] = []  # the last one goes next
+        self._falling = False
 
     def __len__(self) -> int:
-        return len(self._window) + len(self._row)
+        return len(self._chunk) + len(self._row)
 
     def __iter__(self) -> Iterator[Request]:
-        yield from self._window
+        yield from reversed(self._chunk)
         yield from self._row
 
     def add(self, request: Request) -> None:
@@ -79,38 +60,31 @@ class CallerQueue:
         """Take a request out; False if it is not here."""
         if request in self._row:
             del self._row[request]
-            return True
-        candidate = self._window.pop(request, None)
-        if candidate is None:
+        elif request in self._chunk:
+            self._chunk.remove(request)
+        else:
             return False
-        place = bisect.bisect_left(self._by_length, candidate.length_order, key=lambda each: each.length_order)
-        del self._by_length[place]
-        self._left_cost += request.cost
         return True
 
-    def find(self, fits: Callable[[Request], bool]) -> Request | None:
-        """Return the request that goes next, which stays here; None if none may go.
+    def first(self) -> Request:
+        """Return the request that goes next, which stays here; the queue must not be empty."""
+        if not self._chunk:
+            self._take_chunk()
+        return self._chunk[-1]
 
-        That is the longest one that fits; but the oldest one once it is due, and then no other until it fits. ``due_at``
-        is the cost that was before a request when it entered the window, plus what may overtake it: one that only waits
-        for its turn is never due, and the oldest one always becomes so first.
-        """
-        self._fill_window()
-        if not self._window:
-            return None
-        oldest = next(iter(self._window.values()))
-        if self._left_cost >= oldest.due_at:
-            return oldest.request if fits(oldest.request) else None
-        return next((candidate.request for candidate in self._by_length if fits(candidate.request)), None)
+    def remove_first(self) -> None:
+        """Take out the request that :meth:`first` returned."""
+        self._chunk.pop()
 
-    def _fill_window(self) -> None:
-        while self._row and self._entered_cost - self._left_cost < self._window_cost:
+    def _take_chunk(self) -> None:
+        cost = 0
+        while self._row and cost < self._chunk_cost:
             request, _ = self._row.popitem(last=False)
-            candidate = _Candidate(request, self._num_entered, self._entered_cost + self._overtaking_cost)
-            self._window[request] = candidate
-            bisect.insort(self._by_length, candidate, key=lambda each: each.length_order)
-            self._num_entered += 1
-            self._entered_cost += request.cost
+            self._chunk.append(request)
+            cost += request.cost
+        self._falling = not self._falling
+        self._chunk.reverse()  # among equals, the first to come is the first to go
+        self._chunk.sort(key=lambda each: (each.source_length, each.reserved_tokens), reverse=not self._falling)
 
 
 class RunningBatch:
@@ -184,8 +158,8 @@ class Scheduler:
     """
 
     def __init__(self, max_batch_tokens: int) -> None:
-        self._window_cost = WINDOW_BATCHES * max_batch_tokens
-        self._overtaking_cost = OVERTAKING_BATCHES * max_batch_tokens
+        self._chunk_cost = CHUNK_BATCHES * max_batch_tokens
+        self._max_passed_cost = PASSING_BATCHES * max_batch_tokens
         self._running = RunningBatch(max_batch_tokens)
         self._callers: dict[str | None, CallerQueue] = {}  # also those that had their share lately
         self._tags: list[tuple[float, int, CallerQueue]] = []  # a heap with one entry for each of them
@@ -232,7 +206,7 @@ class Scheduler:
         """Let a request wait."""
         queue = self._callers.get(request.caller)
         if queue is None:
-            queue = CallerQueue(request.caller, self._window_cost, self._overtaking_cost)
+            queue = CallerQueue(request.caller, self._chunk_cost)
             self._callers[request.caller] = queue
             self._push_tag(self._virtual_time, queue)
         self._num_waiting_callers += not queue
@@ -246,8 +220,9 @@ class Scheduler:
         """Forget a request, waiting or running: it ended. False if it is not here."""
         if not self._running.remove(request):
             queue = self._callers.get(request.caller)
-            if queue is None or not self._remove_waiting(queue, request):
+            if queue is None or not queue.remove(request):
                 return False
+            self._count_out(request, queue)
         self._changed = True
         return True
 
@@ -272,39 +247,37 @@ class Scheduler:
         passed: list[tuple[float, int, CallerQueue]] = []
         while self._tags and len(passed) < MAX_PASSED_CALLERS:
             tag, number, queue = heapq.heappop(self._tags)
-            request = queue.find(self._running.fits)
-            if request is not None:
+            if not queue:
+                # Only now is it forgotten that this caller had its share: all other tags have reached its own.
+                self._virtual_time = max(self._virtual_time, tag)
+                del self._callers[queue.caller]
+            elif self._running.fits(request := queue.first()):
                 self._start(request, queue, tag)
                 selected.append(request)
                 for _, _, waiting_queue in passed:
                     waiting_queue.passed_cost += request.cost
-            elif queue:
-                passed.append((tag, number, queue))
-                if queue.passed_cost >= self._overtaking_cost:
-                    break  # nothing joins, so that the batch empties until its request fits
             else:
-                # Only now is it forgotten that this caller had its share: all other tags have reached its own.
-                self._virtual_time = max(self._virtual_time, tag)
-                del self._callers[queue.caller]
+                passed.append((tag, number, queue))
+                if queue.passed_cost >= self._max_passed_cost:
+                    break  # nothing joins, so that the batch empties until its request fits
         for entry in passed:
             heapq.heappush(self._tags, entry)
         return selected
 
     def _start(self, request: Request, queue: CallerQueue, tag: float) -> None:
-        """Move a request into the batch, and let its caller pay for it with its next turn."""
+        """Move the first request of a caller into the batch, and let the caller pay for it with its next turn."""
         self._virtual_time = max(self._virtual_time, tag) + request.cost / self._num_waiting_callers
         queue.passed_cost = 0
-        self._remove_waiting(queue, request)
+        queue.remove_first()
+        self._count_out(request, queue)
         self._push_tag(tag + request.cost, queue)
         self._running.add(request)
 
-    def _remove_waiting(self, queue: CallerQueue, request: Request) -> bool:
-        if not queue.remove(request):
-            return False
+    def _count_out(self, request: Request, queue: CallerQueue) -> None:
+        """A request has left its queue."""
         self._num_waiting_callers -= not queue
         self._num_waiting -= 1
         self._waiting_cost -= request.cost
-        return True
 
     def _push_tag(self, tag: float, queue: CallerQueue) -> None:
         self._num_tags += 1  # the older entry first where tags are equal; queues themselves are never compared

@@ -13,7 +13,7 @@ from model.engine.runner import Failure, Runner, is_fatal
 from model.engine.scheduler import Scheduler
 from model.engine.stats import EngineObserver, EngineStats, Outcome, Throughput, Totals
 from model.errors import DeadlineExceededError, DragomanError, EngineClosedError, OverloadedError, UnavailableError
-from model.generation.hypothesis import Hypothesis
+from model.generation import Hypothesis
 
 STEP_GRACE_SECONDS = 10.0
 """How long close() waits for the step that is under way once it waits for nothing else."""

@@ -1,1 +1,1 @@
-"""Quality and speed of translations; it knows no training and no HTTP."""
+"""How good and how fast translations are; nothing here is needed to translate."""

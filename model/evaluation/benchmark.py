@@ -12,13 +12,14 @@ import queue
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from model.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from model.config import GenerationConfig
-    from model.translator import PendingTranslation, Translation, Translator
+    from model.translation import PendingTranslation, Translation
+    from model.translator import Translator
 
 SENTENCES: dict[str, tuple[str, ...]] = {
     "fr": (
@@ -100,7 +101,7 @@ def sweep(
         if concurrency < 1:
             raise ConfigurationError("concurrency", "must be at least 1", concurrency)
 
-    def submit(text: str) -> PendingTranslation:
+    def submit(text: str) -> PendingTranslation[Any]:
         return translator.submit(text, source, target, config)
 
     measurements = []
@@ -112,13 +113,13 @@ def sweep(
     return measurements
 
 
-def measure(submit: Callable[[str], PendingTranslation], texts: Sequence[str], concurrency: int) -> Measurement:
+def measure(submit: Callable[[str], PendingTranslation[Any]], texts: Sequence[str], concurrency: int) -> Measurement:
     """Keep ``concurrency`` translations going until all ``texts`` are done.
 
     Raises:
         Exception: what a translation raised.
     """
-    finished: queue.SimpleQueue[tuple[float, PendingTranslation]] = queue.SimpleQueue()
+    finished: queue.SimpleQueue[tuple[float, PendingTranslation[Any]]] = queue.SimpleQueue()
     latencies: list[float] = []
     results: list[Translation] = []
 

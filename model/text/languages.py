@@ -13,7 +13,7 @@ import zipfile
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 
@@ -28,6 +28,8 @@ LONGEST_WORD = 40
 SAMPLE_LENGTH = 1536
 """Most characters of a text that the detector looks at, so that its time is bounded."""
 
+_REMEMBERED_WORDS = 8192
+"""Words whose n-grams are kept, because most words of a text are common ones."""
 _DETECTOR_FILE = "language_detector.npz"
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")  # noqa: RUF001
 _NOT_LATIN = re.compile(r"[^\x00-\u024f\u1e00-\u1eff’]")  # noqa: RUF001
@@ -155,7 +157,7 @@ def resolve(code: str, installed: Sequence[str], name: str = "language") -> str:
 
 
 class LanguageDetector:
-    """A linear classifier of character n-grams, one row of weights per language; immutable, so threads may share it.
+    """A linear classifier of character n-grams, one row of weights per language; threads may share it.
 
     The weights (logistic regression) of all n-grams of all words are added up, and the sum is scaled by a factor that
     depends on the number of letters and was fitted on held-out snippets, so that the confidence is calibrated
@@ -183,6 +185,7 @@ class LanguageDetector:
         self._weights = np.concatenate([weights.T, np.zeros((1, len(self.languages)), np.float32)])
         self._ngrams = {ngram: index for index, ngram in enumerate(ngrams)}
         self._rows = {code: row for row, code in enumerate(self.languages)}
+        self._indices = lru_cache(_REMEMBERED_WORDS)(self._find)
 
     def detect(self, text: str, installed: Sequence[str]) -> list[Detection]:
         """Say how probable each installed language is, best first; a text without letters gives an empty list.
@@ -209,14 +212,18 @@ class LanguageDetector:
 
     def _logits(self, words: Sequence[str]) -> list[float]:
         """Calibrated logits of the trained languages."""
-        find, missing = self._ngrams.get, len(self._ngrams)
         indices: list[int] = []
         for word in words:
-            padded = f" {word} "
-            indices += [find(padded[start:end], missing) for start, end in word_spans(len(padded))]
+            indices += self._indices(word)
         scale = calibration_scale(sum(map(len, words)), self._intercept, self._slope)
         raw = self._weights[indices].sum(axis=0)
         return [float(value) * scale for value in raw]
+
+    def _find(self, word: str) -> tuple[int, ...]:
+        """Rows of the weights for the n-grams of a word."""
+        padded = f" {word} "
+        find, missing = self._ngrams.get, len(self._ngrams)
+        return tuple([find(padded[start:end], missing) for start, end in word_spans(len(padded))])
 
 
 def calibration_scale(num_letters: int, intercept: float, slope: float) -> float:
@@ -236,16 +243,19 @@ def sample_words(text: str) -> list[str]:
         sample = text
     if not sample.isascii():
         sample = unicodedata.normalize("NFC", sample).replace("’", "'")  # noqa: RUF001
-    return _WORD.findall(sample.lower())
+    return [word for word in _WORD.findall(sample.lower()) if any(map(str.isalpha, word))]  # "²" is no letter
 
 
-@cache
 def word_spans(length: int) -> tuple[tuple[int, int], ...]:
     """Where the n-grams of a word lie, and the whole word last, in a string of ``length`` characters, spaces included.
 
     A word longer than any real one has only the n-grams of its beginning, so that hostile input costs no more.
     """
-    length = min(length, LONGEST_WORD)
+    return _spans(min(length, LONGEST_WORD))
+
+
+@cache
+def _spans(length: int) -> tuple[tuple[int, int], ...]:
     orders = range(1, LONGEST_NGRAM + 1)
     spans = [(start, start + order) for order in orders for start in range(length - order + 1)]
     return tuple(dict.fromkeys([*spans, (0, length)]))

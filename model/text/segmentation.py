@@ -50,7 +50,7 @@ _BREAKS = tuple(
         rf"(?:[!?…]|(?<=[a-zà-ÿ]{{4}})\.)[»{_CLOSERS}]{{0,4}}\s|[{_WIDE_STOPS}]",
         r"[;:]\s|[；：]",
         r"[,،]\s|[，、]",
-        r"\s(?=[-–—]\s)|[—…]",
+        r"\s(?=[-–—]\s)|(?<=\S)—|…",
         r"[)\]»”]\s|\s(?=[(\[«“])",
         r"\s",
         r"[-/_.,;:|&?=+~\\]",
@@ -233,7 +233,7 @@ def _ends_sentence(text: str, sentence: int, end: int, match: re.Match[str], rul
 
 def _full_stop_ends(token: str, length: int, word: re.Match[str] | None, rules: _Rules) -> bool:
     """Whether a single full stop behind ``token`` ends the sentence (of ``length`` characters) before ``word``."""
-    bare = re.split("['’]", token)[-1] if len(token) > 2 else token  # l'art. 5
+    bare = token.replace("’", "'").rpartition("'")[2]  # l'art. 5
     if token in rules.title or bare in rules.title:
         return False
     following = word[1] if word else ""

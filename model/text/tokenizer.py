@@ -157,8 +157,9 @@ def train_tokenizer(
         ConfigurationError: the vocabulary is too small for the special tokens and bytes, or too large for the text.
     """
     controls = [*map(language_token, languages), *CONTROL_TOKENS]
-    if vocab_size < 512 + len(controls):
-        raise ConfigurationError("vocab_size", f"must be at least {512 + len(controls)}", vocab_size)
+    smallest = 256 + 4 + len(controls)  # bytes, and padding, unknown, begin, end
+    if vocab_size < smallest:
+        raise ConfigurationError("vocab_size", f"must be at least {smallest}", vocab_size)
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.Train(

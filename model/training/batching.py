@@ -121,20 +121,18 @@ class Batches:
     ) -> list[npt.NDArray[np.int64]]:
         """Cut sorted examples into batches whose padded source and target both stay within the budget."""
         batches = []
-        start, longest_target, longest_source = 0, 0, 0
-        for index in range(len(examples)):
-            target, source = int(target_lengths[index]), int(source_lengths[index])
-            width = max(longest_target, target, longest_source, source)
+        start = width = 0
+        for index, longer in enumerate(np.maximum(source_lengths, target_lengths).tolist()):
+            width = max(width, longer)
             if index > start and width * (index - start + 1) > self.batch_tokens:
                 batches.append(examples[start:index])
-                start, longest_target, longest_source = index, 0, 0
-            longest_target, longest_source = max(longest_target, target), max(longest_source, source)
+                start, width = index, longer
         if start < len(examples):
             batches.append(examples[start:])
         return batches
 
 
-@dataclass
+@dataclass(frozen=True)
 class Position:
     """How far into the data a run is: epoch, and steps done of it."""
 
@@ -154,7 +152,8 @@ def steps(
     per_step = accumulation_steps * world_size
     while True:
         order = batches.epoch(epoch)
-        num_steps = max(1, len(order) // per_step)
+        # An epoch without batches can come of weights below one; it is passed over.
+        num_steps = max(1, len(order) // per_step) if order else 0
         for step in range(done, num_steps):
             # With fewer batches than ranks the first ones are seen again, so that no rank is ever without work.
             chosen = [order[(step * per_step + rank + world_size * i) % len(order)] for i in range(accumulation_steps)]

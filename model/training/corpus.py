@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import hashlib
 import json
-import lzma
 import unicodedata
+import zipfile
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,53 +18,26 @@ import numpy.typing as npt
 from model.config import DataConfig, config_to_mapping
 from model.errors import CorpusError
 from model.text.tokenizer import Tokenizer, normalize
+from model.training.text_file import read_lines
 
 IntArray = npt.NDArray[np.int32]
+_RULES_VERSION = 1
+"""To be raised when the rules of this file change, so that no older cache passes for the new rules' result."""
 _TOKENIZE_LINES = 20_000
 """Lines that are tokenised in one call."""
-
-
-def open_text(path: Path) -> TextIO:
-    """Open a text file for reading, plain or compressed (gz, bz2, xz, zst), by its ending.
-
-    Raises:
-        CorpusError: the file cannot be opened, or zstandard is not installed.
-    """
-    try:
-        match path.suffix:
-            case ".gz":
-                return cast(TextIO, gzip.open(path, "rt", encoding="utf-8"))
-            case ".bz2":
-                return cast(TextIO, bz2.open(path, "rt", encoding="utf-8"))
-            case ".xz":
-                return cast(TextIO, lzma.open(path, "rt", encoding="utf-8"))
-            case ".zst":
-                import zstandard
-
-                return cast(TextIO, zstandard.open(path, "rt", encoding="utf-8"))
-            case _:
-                return path.open(encoding="utf-8")
-    except ImportError as error:
-        raise CorpusError(f"{path}: reading zst needs the package zstandard (extra 'train')") from error
-    except OSError as error:
-        raise CorpusError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def read_pairs(path: Path) -> Iterator[tuple[str, str]]:
     """Yield the first two tab-separated columns of each line, normalised, without outer spaces.
 
     Raises:
-        CorpusError: the file cannot be read, a line has fewer than two columns, or it is not UTF-8.
+        CorpusError: the file cannot be read, or a line has fewer than two columns.
     """
-    with open_text(path) as lines:
-        try:
-            for number, line in enumerate(lines, start=1):
-                columns = line.rstrip("\n").split("\t")
-                if len(columns) < 2:
-                    raise CorpusError(f"{path}, line {number}: must have two tab-separated columns, got one")
-                yield normalize(columns[0]).strip(), normalize(columns[1]).strip()
-        except (UnicodeDecodeError, EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
-            raise CorpusError(f"{path}: damaged or not UTF-8 ({error})") from error
+    for number, line in enumerate(read_lines(path), start=1):
+        columns = line.split("\t")
+        if len(columns) < 2:
+            raise CorpusError(f"{path}, line {number}: must have two tab-separated columns, got one")
+        yield normalize(columns[0]).strip(), normalize(columns[1]).strip()
 
 
 def read_sentences(paths: Iterable[Path]) -> Iterator[str]:
@@ -79,8 +50,13 @@ def read_sentences(paths: Iterable[Path]) -> Iterator[str]:
 def rejection(first: str, second: str, max_ratio: float) -> str | None:
     """Return why a pair of sides is unfit for training, or None when it is fit.
 
-    The rules need no language: both sides have letters, their lengths are comparable, they are not long copies of each
-    other, and they have the same amount of digits within reason.
+    The rules need no language: both sides have letters, their lengths are comparable, they are not copies of more than
+    three words (names are copied, sentences are not), and neither has characters that a wrong decoding lost.
+
+    Args:
+        first: one side, normalised.
+        second: the other.
+        max_ratio: the longer side may have this times the characters of the shorter, plus 20.
     """
     if not first or not second:
         return "empty side"
@@ -151,37 +127,45 @@ def load_corpus(
     """
     weights = tuple(source.weight for source in config.sources)
     target = None if cache is None else cache / f"corpus-{fingerprint(config, tokenizer)}.npz"
-    if target is not None and target.exists():
-        return _read_cache(target, weights)
-    sides: tuple[list[IntArray], list[IntArray]] = ([], [])
-    source_of: list[int] = []
+    if target is not None and (cached := _read_cache(target, weights)) is not None:
+        return cached
+    ids = (array("i"), array("i"))
+    offsets = (array("q", [0]), array("q", [0]))
+    source_of = array("i")
     reports: list[SourceReport] = []
     seen: set[bytes] = set()
     for index, source in enumerate(config.sources):
-        before = len(source_of)
+        before, lines = len(source_of), 0
         rejected: Counter[str] = Counter()
-        lines = 0
         for block in _blocks(read_pairs(Path(config.directory) / source.path)):
             lines += len(block)
-            fit = _fit_pairs(block, config, seen, rejected)
-            for first, second in _tokenize(fit, tokenizer, config.max_tokens, rejected):
-                sides[0].append(first)
-                sides[1].append(second)
+            fit = _fit_pairs(block, config.max_ratio, seen, rejected)
+            for pair in _tokenize(fit, tokenizer, config.max_tokens, rejected):
+                for language, tokens in enumerate(pair):
+                    ids[language].extend(tokens)
+                    offsets[language].append(len(ids[language]))
                 source_of.append(index)
         reports.append(SourceReport(source.path, lines, len(source_of) - before, dict(rejected)))
     if not source_of:
-        raise CorpusError("no pair is left after filtering")
-    offsets = tuple(np.concatenate([[0], np.cumsum([len(x) for x in side])]).astype(np.int64) for side in sides)
-    ids = tuple(np.concatenate(side) for side in sides)
-    corpus = Corpus((ids[0], ids[1]), (offsets[0], offsets[1]), np.array(source_of, dtype=np.int32), weights)
+        raise CorpusError(f"no pair is left after filtering {', '.join(source.path for source in config.sources)}")
+    corpus = Corpus(
+        (np.frombuffer(ids[0], np.int32), np.frombuffer(ids[1], np.int32)),
+        (np.frombuffer(offsets[0], np.int64), np.frombuffer(offsets[1], np.int64)),
+        np.frombuffer(source_of, np.int32),
+        weights,
+    )
     if target is not None:
         _write_cache(target, corpus, reports)
     return corpus, reports
 
 
 def fingerprint(config: DataConfig, tokenizer: Tokenizer) -> str:
-    """Return a hash of everything that decides the tokenised corpus; weights do not."""
-    digest = hashlib.blake2b(digest_size=8)
+    """Return a hash of everything that decides the tokenised corpus; weights do not.
+
+    Raises:
+        CorpusError: a file is missing.
+    """
+    digest = hashlib.blake2b(f"{_RULES_VERSION}".encode(), digest_size=8)
     digest.update(tokenizer.serialized)
     plain = config_to_mapping(config)
     plain["sources"] = [source.path for source in config.sources]
@@ -208,11 +192,11 @@ def _blocks(pairs: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]
 
 
 def _fit_pairs(
-    block: Sequence[tuple[str, str]], config: DataConfig, seen: set[bytes], rejected: Counter[str]
+    block: Sequence[tuple[str, str]], max_ratio: float, seen: set[bytes], rejected: Counter[str]
 ) -> list[tuple[str, str]]:
     fit = []
     for first, second in block:
-        reason = rejection(first, second, config.max_ratio)
+        reason = rejection(first, second, max_ratio)
         key = hashlib.blake2b(f"{first}\t{second}".encode(), digest_size=12).digest()
         if reason is None and key in seen:
             reason = "duplicate"
@@ -226,14 +210,14 @@ def _fit_pairs(
 
 def _tokenize(
     pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer, max_tokens: int, rejected: Counter[str]
-) -> Iterator[tuple[IntArray, IntArray]]:
+) -> Iterator[tuple[list[int], list[int]]]:
     firsts = tokenizer.encode_batch([first for first, _ in pairs])
     seconds = tokenizer.encode_batch([second for _, second in pairs])
     for first, second in zip(firsts, seconds, strict=True):
         if max(len(first), len(second)) > max_tokens:
             rejected["too many tokens"] += 1
         else:
-            yield np.array(first, dtype=np.int32), np.array(second, dtype=np.int32)
+            yield first, second
 
 
 def _write_cache(path: Path, corpus: Corpus, reports: Sequence[SourceReport]) -> None:
@@ -251,8 +235,12 @@ def _write_cache(path: Path, corpus: Corpus, reports: Sequence[SourceReport]) ->
     temporary.replace(path)
 
 
-def _read_cache(path: Path, weights: tuple[float, ...]) -> tuple[Corpus, list[SourceReport]]:
-    with np.load(path, allow_pickle=False) as arrays:
-        reports = [SourceReport(**report) for report in json.loads(arrays["reports"].tobytes())]
-        ids, offsets = (arrays["ids0"], arrays["ids1"]), (arrays["offsets0"], arrays["offsets1"])
-        return Corpus(ids, offsets, arrays["source_of"], weights), reports
+def _read_cache(path: Path, weights: tuple[float, ...]) -> tuple[Corpus, list[SourceReport]] | None:
+    """Return what an earlier call wrote, or None where there is nothing, or nothing that can be read."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            reports = [SourceReport(**report) for report in json.loads(arrays["reports"].tobytes())]
+            ids, offsets = (arrays["ids0"], arrays["ids1"]), (arrays["offsets0"], arrays["offsets1"])
+            return Corpus(ids, offsets, arrays["source_of"], weights), reports
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 
@@ -36,11 +37,19 @@ class Ranks:
             dist.all_reduce(value)
         return value
 
+    def any(self, flag: bool) -> bool:
+        """Return whether ``flag`` is true on at least one rank; every rank must call it."""
+        return flag if self.world_size == 1 else bool(self.sum(torch.tensor(float(flag), device=self.device)))
+
     def wrap(self, module: nn.Module) -> nn.Module:
         """Return a module whose backward pass averages gradients over all ranks."""
         if self.world_size == 1:
             return module
         return DistributedDataParallel(module, device_ids=[self.device.index] if self.device.type == "cuda" else None)
+
+    def no_sync(self, module: nn.Module) -> contextlib.AbstractContextManager[None]:
+        """Return a context whose backward passes add to this rank's gradients only, until the next one outside it."""
+        return module.no_sync() if isinstance(module, DistributedDataParallel) else contextlib.nullcontext()
 
     def barrier(self) -> None:
         """Wait until every rank is here."""

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 CHUNK_BYTES = 8 * 2**20
-"""Logits of one chunk: small enough for the last-level cache of a CPU, where point-wise work is several times faster."""
+"""Logits of one chunk: small enough for the last-level cache of a CPU, where point-wise work is much faster."""
 CUDA_CHUNK_BYTES = 512 * 2**20
 """On a GPU the chunk only bounds memory."""
 
@@ -29,10 +30,11 @@ def linear_cross_entropy(
     """Return the loss of ``states @ weight.T + bias`` against ``targets``, computed chunk by chunk.
 
     The gradients are computed in the forward pass, while each chunk of logits is still in the cache; the backward pass
-    only scales them.
+    only scales them. Matrix products are in the format of the states, or under autocast in autocast's; everything
+    between them is in float32 (float64 for float64 states).
 
     Args:
-        states: (N, D) decoder states, in float32 or bfloat16.
+        states: (N, D) decoder states.
         weight: (V, D) output projection.
         targets: (N,) token ids.
         smoothing: probability mass spread over the vocabulary.
@@ -41,8 +43,13 @@ def linear_cross_entropy(
     Returns:
         The summed label-smoothed loss, and the summed negative log-likelihood without smoothing, without gradient.
     """
-    loss, negative_log_likelihood = _LinearCrossEntropy.apply(states, weight, targets, smoothing, bias)  # type: ignore[no-untyped-call]
-    return loss, negative_log_likelihood
+    device = states.device.type
+    if torch.is_autocast_enabled(device):
+        states = states.to(torch.get_autocast_dtype(device))
+    # Autocast would cast some of the products inside and not others.
+    with torch.autocast(device, enabled=False):
+        loss, likelihood = _LinearCrossEntropy.apply(states, weight, targets, smoothing, bias)  # type: ignore[no-untyped-call]
+    return loss, likelihood
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -54,18 +61,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         num_tokens, vocab_size = states.shape[0], weight.shape[0]
         compute = states.dtype
+        precise = torch.promote_types(compute, torch.float32)
         matrix = weight.to(compute)
         budget = CUDA_CHUNK_BYTES if states.is_cuda else CHUNK_BYTES
         rows = max(1, budget // (4 * vocab_size))
         grad_states = torch.empty_like(states)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
-        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
-        loss = states.new_zeros((), dtype=torch.float32)
-        likelihood = states.new_zeros((), dtype=torch.float32)
+        grad_weight = torch.zeros_like(weight, dtype=precise)
+        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=precise)
+        loss = states.new_zeros((), dtype=precise)
+        likelihood = states.new_zeros((), dtype=precise)
         for start in range(0, num_tokens, rows):
             part = states[start : start + rows]
             target = targets[start : start + rows, None]
-            logits = (part @ matrix.t()).float()  # (n, V)
+            logits = (part @ matrix.t()).to(precise)  # (n, V)
             if bias is not None:
                 logits += bias
             peak = logits.amax(dim=-1, keepdim=True)
@@ -88,16 +96,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 grad_bias += gradient.sum(dim=0)
             gradient = gradient.to(compute)
             torch.mm(gradient, matrix, out=grad_states[start : start + rows])
-            if compute == torch.float32:
+            if compute == precise:
                 grad_weight.addmm_(gradient.t(), part)
             else:
-                grad_weight += (gradient.t() @ part).float()
+                grad_weight += gradient.t() @ part
         ctx.save_for_backward(grad_states, grad_weight, grad_bias)
         ctx.mark_non_differentiable(likelihood)
         return loss, likelihood
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         grad_states, grad_weight, grad_bias = ctx.saved_tensors
         return (
             grad_states * grad_loss.to(grad_states.dtype),

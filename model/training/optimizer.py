@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from model.config import OptimizerConfig
+from model.errors import ConfigurationError
 
 # Coefficients of the quintic Newton-Schulz iteration (Jordan et al. 2024, "Muon: an optimizer for hidden layers in
 # neural networks"): they drive all singular values to about one in five steps.
@@ -20,8 +21,8 @@ _NEWTON_SCHULZ_STEPS = 5
 def learning_rate_factor(config: OptimizerConfig, step: int) -> float:
     """Return the learning rate of ``step`` (from 0) as a fraction of the peak.
 
-    Linear warm-up, then cosine (Loshchilov and Hutter 2017, equation 5), inverse square root (Vaswani et al. 2017,
-    section 5.3) or linear decay.
+    Linear warm-up that reaches the peak in its last step, then inverse square root (Vaswani et al. 2017, section 5.3),
+    or cosine (Loshchilov and Hutter 2017, equation 5) or linear decay down to ``final_fraction`` at ``total_steps``.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
@@ -44,8 +45,8 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every matrix that has a gradient."""
-        assert closure is None
+        """Update every matrix that has a gradient: Nesterov momentum, orthogonalised, scaled up for tall matrices."""
+        assert closure is None, "closures are not needed here"
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -62,7 +63,11 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """Return about ``U V^T`` of the singular value decomposition ``U S V^T`` of a matrix, singular values near one."""
+    """Return about ``U V^T`` for a matrix (R, C) with the singular value decomposition ``U S V^T``.
+
+    The iteration is odd in the matrix, so U and V stay as they are; singular values that are not tiny beside the norm
+    end between 0.6 and 1.3, which serves training as well as exactly one (Jordan et al. 2024).
+    """
     a, b, c = _NEWTON_SCHULZ
     x = matrix.bfloat16() if matrix.is_cuda else matrix.float()
     wide = x.shape[0] <= x.shape[1]
@@ -84,7 +89,7 @@ class Optimizer:
     def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
         self.config = config
         self.steps_done = 0
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._parameters = list(model.parameters())
         hidden, matrices, others = _groups(model)
         if config.name == "adamw":
             hidden, matrices = [], hidden + matrices
@@ -130,10 +135,21 @@ class Optimizer:
         return {"steps_done": self.steps_done, "optimizers": [o.state_dict() for o, _ in self._optimizers]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from the state of an earlier run with the same network and configuration."""
+        """Continue from the state of an earlier run with the same network.
+
+        Schedule, decay and the like are this configuration's, so a recipe may change them on the way.
+
+        Raises:
+            ConfigurationError: the earlier run had another optimiser.
+        """
+        if len(state["optimizers"]) != len(self._optimizers):
+            raise ConfigurationError("optimizer.name", "must stay as the run began", self.config.name)
         self.steps_done = int(state["steps_done"])
         for (optimizer, _), values in zip(self._optimizers, state["optimizers"], strict=True):
+            options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
             optimizer.load_state_dict(values)
+            for group, option in zip(optimizer.param_groups, options, strict=True):
+                group.update(option)
 
 
 def _groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
@@ -152,7 +168,8 @@ def _groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], l
 class WeightAverage:
     """Exponential moving average of the weights, which generalises better than the last step's (Polyak averaging).
 
-    The decay rises from zero with the steps, so that the random start is forgotten: ``min(decay, (1 + n) / (10 + n))``.
+    After n updates the decay of the next one is ``min(decay, (1 + n) / (10 + n))``: it rises with the steps, so that
+    the random start is soon forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -165,5 +182,12 @@ class WeightAverage:
         """Take in the model's current weights."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
-        parameters = [parameter for _, parameter in model.named_parameters()]
+        parameters: list[Tensor] = [parameter for _, parameter in model.named_parameters()]
         torch._foreach_lerp_(list(self.weights.values()), parameters, 1 - decay)
+
+    @torch.no_grad()
+    def load(self, weights: Mapping[str, Tensor], num_updates: int) -> None:
+        """Go on with the average of an earlier run."""
+        self.num_updates = num_updates
+        for name, tensor in self.weights.items():
+            tensor.copy_(weights[name])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.checkpoints.checkpoint import Checkpoint, save_checkpoint
-from model.config import TrainingConfig, config_to_mapping
+from model.checkpoints.checkpoint import TOKENIZER_FILE, WEIGHTS_FILE, Checkpoint, save_checkpoint
+from model.config import ModelConfig, TrainingConfig, config_from_mapping, config_to_mapping
 from model.errors import CheckpointError, ConfigurationError
+from model.text.tokenizer import Tokenizer
 
 _STATE_FOLDER = "training"
-_MUST_STAY = ("model", "tokenizer", "seed", "batch_tokens", "accumulation_steps")
-"""Parts of a recipe that a run cannot change on its way without losing its meaning."""
+_RECIPE_FILE = "recipe.json"
+_MUST_STAY = ("seed", "batch_tokens", "accumulation_steps")
+"""Besides network and tokeniser, what the position in the data depends on."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +52,31 @@ class RunDirectory:
         self.path = path
         self.keep = keep
 
-    def save_config(self, config: TrainingConfig) -> None:
-        """Write the recipe as it is used.
+    def check(self, config: TrainingConfig, tokenizer: Tokenizer) -> None:
+        """Compare a recipe with the one that the run began with; a run without a checkpoint has not begun.
 
         Raises:
-            ConfigurationError: the run was begun with another network, tokeniser, seed or batch size.
+            ConfigurationError: network, tokeniser, seed or batch size differ: the run would lose its meaning.
         """
-        file = self.path / "recipe.json"
-        plain = json.loads(json.dumps(config_to_mapping(config)))
-        if file.exists() and self.newest_path() is not None:
-            before = json.loads(file.read_text(encoding="utf-8"))
-            for name in _MUST_STAY:
-                if before.get(name) != plain[name]:
-                    raise ConfigurationError(name, f"must stay as the run {self.path} began", plain[name])
+        newest, file = self.newest_path(), self.path / _RECIPE_FILE
+        if newest is None or not file.exists():
+            return
+        before = json.loads(file.read_text(encoding="utf-8"))
+        rule = f"as the run {self.path} began"
+        require_same_network(config.model, config_from_mapping(ModelConfig, before["model"], "model."), rule)
+        for name in _MUST_STAY:
+            if getattr(config, name) != before[name]:
+                raise ConfigurationError(name, f"must be {before[name]} {rule}", getattr(config, name))
+        if (newest / TOKENIZER_FILE).read_bytes() != tokenizer.serialized:
+            raise ConfigurationError("tokenizer", f"must be the same {rule}", config.tokenizer)
+
+    def save_config(self, config: TrainingConfig) -> None:
+        """Write the recipe as it is used, whole or not at all."""
         self.path.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(config_to_mapping(config), indent=2, ensure_ascii=False) + "\n"
+        temporary = self.path / f"{_RECIPE_FILE}.partial"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(self.path / _RECIPE_FILE)
 
     def save(self, step: int, checkpoint: Checkpoint, state: TrainingState) -> Path:
         """Write the checkpoint of a step, whole or not at all, and delete the oldest beyond ``keep``."""
@@ -73,7 +86,7 @@ class RunDirectory:
         save_checkpoint(temporary, checkpoint)
         folder = temporary / _STATE_FOLDER
         folder.mkdir()
-        save_file({name: tensor.detach() for name, tensor in state.weights.items()}, folder / "weights.safetensors")
+        save_file({name: tensor.detach() for name, tensor in state.weights.items()}, folder / WEIGHTS_FILE)
         torch.save(state.optimizer, folder / "optimizer.pt")
         progress = {
             "epoch": state.epoch,
@@ -82,7 +95,7 @@ class RunDirectory:
             "averaged": state.average is not None,
         }
         (folder / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
-        shutil.rmtree(final, ignore_errors=True)
+        shutil.rmtree(final, ignore_errors=True)  # from before a return to an older checkpoint
         temporary.rename(final)
         for old in self._checkpoints()[: -self.keep]:
             shutil.rmtree(old)
@@ -106,9 +119,9 @@ class RunDirectory:
         try:
             progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
             optimizer = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
-            average = load_file(path / "weights.safetensors") if progress["averaged"] else None
+            average = load_file(path / WEIGHTS_FILE) if progress["averaged"] else None
             return TrainingState(
-                weights=load_file(folder / "weights.safetensors"),
+                weights=load_file(folder / WEIGHTS_FILE),
                 optimizer=optimizer,
                 epoch=progress["epoch"],
                 step_of_epoch=progress["step_of_epoch"],
@@ -120,3 +133,21 @@ class RunDirectory:
 
     def _checkpoints(self) -> list[Path]:
         return sorted(p for p in self.path.glob("checkpoints/step-*") if p.suffix != ".partial")
+
+
+def require_same_network(config: ModelConfig, other: ModelConfig, rule: str, free: Collection[str] = ()) -> None:
+    """Check that weights made with ``other`` mean the same under ``config``.
+
+    Args:
+        config: what the recipe asks for.
+        other: what the weights were made with.
+        rule: where that is, for the message.
+        free: fields that may differ.
+
+    Raises:
+        ConfigurationError: the first field that differs.
+    """
+    for field in dataclasses.fields(ModelConfig):
+        wanted, found = getattr(config, field.name), getattr(other, field.name)
+        if wanted != found and field.name not in free:
+            raise ConfigurationError(f"model.{field.name}", f"must be {found} {rule}", wanted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,18 +28,20 @@ class StepMetrics:
         tokens: target tokens.
         gradient_norm: before clipping.
         learning_rate: of the step.
-        seconds: wall-clock time of the step on this rank.
     """
 
     totals: Tensor
     tokens: Tensor
     gradient_norm: Tensor
     learning_rate: float
-    seconds: float
 
 
 class RunLog:
-    """The log of one run; does nothing on ranks other than the main one."""
+    """The log of one run; does nothing on ranks other than the main one.
+
+    Each line of ``metrics.jsonl`` is an event: "start", "step" (means over the steps since the line before) or
+    "evaluation". A run that goes on from a checkpoint takes back the lines of later steps, which it will do again.
+    """
 
     def __init__(
         self,
@@ -68,11 +70,11 @@ class RunLog:
     def __enter__(self) -> RunLog:
         if self.active:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._file = (self.path / "metrics.jsonl").open("a", encoding="utf-8")
+            self._file = self._open_metrics()
             with contextlib.suppress(ImportError):  # the JSON lines are the complete log; TensorBoard is an extra
                 from torch.utils.tensorboard import SummaryWriter
 
-                self._board = SummaryWriter(str(self.path / "tensorboard"))
+                self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=self.steps_done + 1)
             self._write({"event": "start", "step": self.steps_done, "parameters": self.num_parameters})
         if self.show_progress:
             self._progress = Progress(
@@ -90,6 +92,8 @@ class RunLog:
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
+        if self._pending:
+            self._flush()
         if self._progress is not None:
             self._progress.stop()
         if self._board is not None:
@@ -108,23 +112,32 @@ class RunLog:
         """Take in one step; every ``log_every_steps`` a line is written."""
         if not self.active:
             return
+        self.steps_done = step
         self._pending.append(metrics)
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=step)
         if step % self.config.log_every_steps == 0:
-            self._flush(step)
+            self._flush()
 
     def evaluation(self, step: int, scores: dict[str, float], samples: Sequence[tuple[str, str]]) -> None:
         """Write dev scores and sample translations."""
         self._write({"event": "evaluation", "step": step, "scores": scores, "samples": [list(s) for s in samples]})
         for name, value in scores.items():
             self._scalar(f"dev/{name}", value, step)
-        self._console.print(f"step {step}: " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
+        line = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
+        self._console.print(f"step {step}: {line}", markup=False, highlight=False)
         for source, translation in samples:
             self._console.print(f"  {source} -> {translation}", markup=False, highlight=False)
-        self._since = time.perf_counter()
 
-    def _flush(self, step: int) -> None:
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Leave the time spent inside, on checkpoints and evaluation, out of tokens per second."""
+        started = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - started
+
+    def _flush(self) -> None:
+        step = self.steps_done
         pending, self._pending = self._pending, []
         tokens = sum(float(m.tokens) for m in pending)
         loss = sum(float(m.totals[0]) for m in pending) / tokens
@@ -145,6 +158,17 @@ class RunLog:
         status = f"loss {loss:.3f}  lr {values['learning_rate']:.2e}  {values['tokens_per_second']:,.0f} tokens/s"
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, status=status)
+
+    def _open_metrics(self) -> TextIO:
+        """Open the lines for appending, without those of steps that are to be done again."""
+        file = self.path / "metrics.jsonl"
+        if file.exists():
+            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.steps_done]
+            temporary = self.path / "metrics.jsonl.partial"
+            temporary.write_text("".join(kept), encoding="utf-8")
+            temporary.replace(file)
+        return file.open("a", encoding="utf-8")
 
     def _write(self, line: dict[str, Any]) -> None:
         if self._file is not None:

@@ -1,11 +1,11 @@
-"""The training loop: steps, metrics, evaluation, checkpoints, and exact resume; what a step computes is in its parts."""
+"""The training loop: steps, metrics, evaluation, checkpoints, exact resume; what a step computes is in its parts."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -22,12 +22,15 @@ from model.training.corpus import load_corpus
 from model.training.distributed import Ranks, join_ranks
 from model.training.loss import linear_cross_entropy
 from model.training.optimizer import Optimizer, WeightAverage
-from model.training.run_directory import RunDirectory, TrainingState
+from model.training.run_directory import RunDirectory, TrainingState, require_same_network
 from model.training.run_log import RunLog, StepMetrics
 from model.transformer import Transformer
 
 Evaluate = Callable[[Checkpoint, TrainingConfig], tuple[dict[str, float], list[tuple[str, str]]]]
 """Scores, and samples as pairs of source and translation, of a checkpoint while training."""
+
+_FREE_IN_FINE_TUNING = ("dropout", "attention_dropout", "max_source_length", "max_target_length")
+"""Fields of ModelConfig that may differ from the initial checkpoint's: its weights mean the same."""
 
 
 class TrainingNetwork(nn.Module):
@@ -61,79 +64,77 @@ class Trainer:
         show_progress: draw a progress bar on standard error.
 
     Raises:
-        ConfigurationError: the tokeniser or an earlier checkpoint of the run does not fit the recipe.
-        CorpusError, CheckpointError: data or weights cannot be used.
+        ConfigurationError: the tokeniser, the initial checkpoint or an earlier part of the run does not fit the recipe.
+        CheckpointError: a checkpoint is damaged.
     """
 
     def __init__(self, config: TrainingConfig, evaluate: Evaluate | None = None, *, show_progress: bool = True) -> None:
         self.config = config
         self.ranks: Ranks = join_ranks()
+        self.run = RunDirectory(Path(config.run_directory), config.keep_checkpoints)
         self.tokenizer = Tokenizer.load(Path(config.tokenizer))
         if self.tokenizer.vocab_size != config.model.vocab_size:
             rule = f"must be the tokeniser's ({self.tokenizer.vocab_size})"
             raise ConfigurationError("model.vocab_size", rule, config.model.vocab_size)
-        self.run = RunDirectory(Path(config.run_directory), config.keep_checkpoints)
-        torch.manual_seed(config.seed)
+        self.run.check(config, self.tokenizer)
+        torch.manual_seed(config.seed % 2**63)
         self.network = Transformer(config.model).to(self.ranks.device)
-        self.average: WeightAverage | None = None
         self.optimizer = Optimizer(self.network, config.optimizer)
+        self.average: WeightAverage | None = None
         self.position = Position()
+        self._load_weights()
+        self.log = RunLog(
+            self.run.path,
+            config,
+            sum(p.numel() for p in self.network.parameters()),
+            self.optimizer.steps_done,
+            active=self.ranks.is_main,
+            show_progress=show_progress,
+        )
         self._evaluate = evaluate if config.evaluation is not None else None
         self._stop = False
-        self._start(show_progress)
 
     def train(self) -> None:
-        """Run to the last step; SIGINT and SIGTERM end it after the current step, with a checkpoint."""
-        corpus, reports = load_corpus(self.config.data, self.tokenizer, self._cache())
-        self.log.corpus(reports, len(corpus))
-        batches = Batches(
-            corpus,
-            self.tokenizer,
-            self.config.model,
-            self.config.data.languages,
-            self.config.batch_tokens,
-            self.config.seed,
-        )
-        module = TrainingNetwork(self.network, self.config.label_smoothing, compiled=self.config.compile)
-        wrapped = self.ranks.wrap(module.to(self.ranks.device))
-        data = steps(batches, self.position, self.config.accumulation_steps, self.ranks.rank, self.ranks.world_size)
-        with self._signals(), self.log:
-            while self.optimizer.steps_done < self.config.optimizer.total_steps and not self._stop:
-                micro_batches, after = next(data)
-                metrics = self.train_step(wrapped, micro_batches)
-                self.position = after
-                self.log.step(self.optimizer.steps_done, metrics)
-                self._after_step()
-            self._save()
-        self.ranks.close()
+        """Run to the last step; SIGINT and SIGTERM end it after the current step, with a checkpoint.
+
+        Raises:
+            CorpusError: the text cannot be used.
+            ConfigurationError: the weights are no longer finite; the newest checkpoint is one from before.
+        """
+        config, ranks = self.config, self.ranks
+        with contextlib.closing(ranks):
+            if ranks.is_main:
+                self.run.save_config(config)
+            batches = self._load_batches()
+            network = TrainingNetwork(self.network, config.label_smoothing, compiled=config.compile)
+            module = ranks.wrap(network)
+            data = steps(batches, self.position, config.accumulation_steps, ranks.rank, ranks.world_size)
+            remaining = max(0, config.optimizer.total_steps - self.optimizer.steps_done)
+            with self._signals(), self.log:
+                for micro_batches, position in itertools.islice(data, remaining):
+                    metrics = self.train_step(module, micro_batches)
+                    self.position = position
+                    self.log.step(self.optimizer.steps_done, metrics)
+                    stop = ranks.any(self._stop)  # a signal reaches the ranks at different steps
+                    self._after_step(stop=stop)
+                    if stop:
+                        break
 
     def train_step(self, module: nn.Module, micro_batches: list[Batch]) -> StepMetrics:
         """Do one optimiser step; the loss is a mean over the target tokens of all micro-batches and ranks."""
-        started = time.perf_counter()
-        # Dropout depends on seed, step and rank alone, so a resumed run needs no generator state.
-        torch.manual_seed((self.config.seed * 1_000_003 + self.optimizer.steps_done) * 4096 + self.ranks.rank)
+        self._seed_dropout()
         learning_rate = self.optimizer.learning_rate
         local_tokens = sum(batch.num_target_tokens for batch in micro_batches)
         tokens = self.ranks.sum(torch.tensor(float(local_tokens), device=self.ranks.device))
         totals = torch.zeros(2, device=self.ranks.device)
-        for index, batch in enumerate(micro_batches):
-            last = index == len(micro_batches) - 1
-            sync = contextlib.nullcontext() if last or self.ranks.world_size == 1 else module.no_sync()  # type: ignore[operator]
-            with sync:
-                totals += self._backward(module, batch.to(self.ranks.device), tokens)
+        for batch in micro_batches[:-1]:
+            with self.ranks.no_sync(module):
+                totals += self._backward(module, batch, tokens)
+        totals += self._backward(module, micro_batches[-1], tokens)
         norm = self.optimizer.step()
         if self.average is not None:
             self.average.update(self.network)
-        return StepMetrics(self.ranks.sum(totals), tokens, norm, learning_rate, time.perf_counter() - started)
-
-    def _backward(self, module: nn.Module, batch: Batch, tokens: Tensor) -> Tensor:
-        """Add one micro-batch's gradients; return its summed loss and negative log-likelihood."""
-        precision = self.config.precision == "bfloat16"
-        with torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=precision):
-            loss, likelihood = module(batch.source_ids, batch.source_mask, batch.target_input_ids, batch.targets)
-        # The data-parallel wrapper averages over ranks; a sum over all tokens is wanted.
-        (loss * (self.ranks.world_size / tokens)).backward()
-        return torch.stack([loss.detach(), likelihood.detach()])
+        return StepMetrics(self.ranks.sum(totals), tokens, norm, learning_rate)
 
     def checkpoint(self) -> Checkpoint:
         """Return the averaged weights (or the current ones) as a checkpoint."""
@@ -144,52 +145,72 @@ class Trainer:
         }
         return Checkpoint(self.config.model, weights, self.tokenizer, metadata)
 
-    def _start(self, show_progress: bool) -> None:
-        """Load the newest checkpoint of the run, or the recipe's initial one, and open the logs."""
+    def _seed_dropout(self) -> None:
+        """Let dropout depend on seed, step and rank alone, so that a resumed run needs no generator state."""
+        step = self.config.seed * 1_000_003 + self.optimizer.steps_done
+        torch.manual_seed((step * 4096 + self.ranks.rank) % 2**63)
+
+    def _backward(self, module: nn.Module, batch: Batch, tokens: Tensor) -> Tensor:
+        """Add one micro-batch's gradients; return its summed loss and negative log-likelihood."""
+        batch = batch.to(self.ranks.device)
+        bfloat16 = self.config.precision == "bfloat16"
+        with torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=bfloat16):
+            loss, likelihood = module(batch.source_ids, batch.source_mask, batch.target_input_ids, batch.targets)
+        # The data-parallel wrapper averages over ranks; a sum over all tokens is wanted.
+        (loss * (self.ranks.world_size / tokens)).backward()
+        return torch.stack([loss.detach(), likelihood.detach()])
+
+    def _load_weights(self) -> None:
+        """Start from the newest checkpoint of the run, else from the recipe's initial one, else from random weights."""
         state = self.run.newest()
         if state is not None:
-            self._resume(state)
-        else:
-            if self.config.initial_checkpoint is not None:
-                load_weights(self.network, load_checkpoint(Path(self.config.initial_checkpoint)).weights)
-            if self.config.ema_decay:
-                self.average = WeightAverage(self.network, self.config.ema_decay)
-        if self.ranks.is_main:
-            self.run.save_config(self.config)
-        self.log = RunLog(
-            self.run.path,
-            self.config,
-            sum(p.numel() for p in self.network.parameters()),
-            self.optimizer.steps_done,
-            active=self.ranks.is_main,
-            show_progress=show_progress,
-        )
-
-    def _resume(self, state: TrainingState) -> None:
-        load_weights(self.network, state.weights)
-        self.optimizer.load_state_dict(state.optimizer)
-        self.position = Position(state.epoch, state.step_of_epoch)
+            load_weights(self.network, state.weights)
+            self.optimizer.load_state_dict(state.optimizer)
+            self.position = Position(state.epoch, state.step_of_epoch)
+        elif self.config.initial_checkpoint is not None:
+            self._load_initial(Path(self.config.initial_checkpoint))
         if self.config.ema_decay:
             self.average = WeightAverage(self.network, self.config.ema_decay)
-            if state.average is not None:
-                self.average.num_updates = state.average_updates
-                for name, tensor in self.average.weights.items():
-                    tensor.copy_(state.average[name])
+            if state is not None and state.average is not None:
+                self.average.load(state.average, state.average_updates)
 
-    def _after_step(self) -> None:
-        done = self.optimizer.steps_done
-        evaluation = self.config.evaluation
-        evaluate_now = evaluation is not None and self._evaluate is not None and done % evaluation.every_steps == 0
-        if evaluate_now or done % self.config.checkpoint_every_steps == 0:
-            self._save()
-        if evaluate_now and self.ranks.is_main:
-            assert self._evaluate is not None
-            scores, samples = self._evaluate(self.checkpoint(), self.config)
-            self.log.evaluation(done, scores, samples)
-        if evaluate_now:
+    def _load_initial(self, path: Path) -> None:
+        initial = load_checkpoint(path)
+        rule = f"as in initial_checkpoint {path}"
+        require_same_network(self.config.model, initial.config, rule, free=_FREE_IN_FINE_TUNING)
+        if initial.tokenizer.serialized != self.tokenizer.serialized:
+            raise ConfigurationError("tokenizer", f"must be the same {rule}", self.config.tokenizer)
+        load_weights(self.network, initial.weights)
+
+    def _load_batches(self) -> Batches:
+        """Read the corpus; the main rank writes the cache before the others read it."""
+        config = self.config
+        if not self.ranks.is_main:
             self.ranks.barrier()
+        corpus, reports = load_corpus(config.data, self.tokenizer, self.run.path / "cache")
+        if self.ranks.is_main:
+            self.ranks.barrier()
+        self.log.corpus(reports, len(corpus))
+        return Batches(corpus, self.tokenizer, config.model, config.data.languages, config.batch_tokens, config.seed)
+
+    def _after_step(self, *, stop: bool) -> None:
+        """Write a checkpoint and measure it, where the recipe asks for it; a run's end always leaves a checkpoint."""
+        done, evaluation = self.optimizer.steps_done, self.config.evaluation
+        measure = evaluation is not None and self._evaluate is not None and done % evaluation.every_steps == 0
+        last = stop or done == self.config.optimizer.total_steps
+        with self.log.pause():
+            if last or measure or done % self.config.checkpoint_every_steps == 0:
+                self._save()
+            if measure and self.ranks.is_main:
+                assert self._evaluate is not None
+                self.log.evaluation(done, *self._evaluate(self.checkpoint(), self.config))
+            if measure:
+                self.ranks.barrier()
 
     def _save(self) -> None:
+        if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
+            rule = f"must keep the weights finite; lower it, the run has diverged by step {self.optimizer.steps_done}"
+            raise ConfigurationError("optimizer.learning_rate", rule, self.config.optimizer.learning_rate)
         if self.ranks.is_main:
             average = self.average
             state = TrainingState(
@@ -202,15 +223,6 @@ class Trainer:
             )
             self.run.save(self.optimizer.steps_done, self.checkpoint(), state)
         self.ranks.barrier()
-
-    def _cache(self) -> Path:
-        """Where the tokenised corpus is kept; the main rank writes it before the others read it."""
-        cache = self.run.path / "cache"
-        if self.ranks.world_size > 1:
-            if self.ranks.is_main:
-                load_corpus(self.config.data, self.tokenizer, cache)
-            self.ranks.barrier()
-        return cache
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

@@ -69,11 +69,13 @@ class MultiHeadAttention(nn.Module):
             mixed = F.scaled_dot_product_attention(
                 queries, keys, values, attn_mask=_merge(mask, bias, queries.dtype), dropout_p=dropout, scale=self.scale
             )
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))  # (B, T, D)
+        output: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))  # (B, T, D)
+        return output
 
     def _split(self, projected: Tensor) -> Tensor:
         """(B, T, H * head_dim) to (B, H, T, head_dim)."""
-        return projected.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+        num_rows, length, _ = projected.shape
+        return projected.view(num_rows, length, self.num_heads, self.head_dim).transpose(1, 2)
 
 
 def attention_weights(queries: Tensor, keys: Tensor, scale: float, mask: Tensor | None, bias: Tensor | None) -> Tensor:

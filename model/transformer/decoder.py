@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -76,8 +78,6 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """All decoder layers, with embedding and final norm."""
 
-    layers: nn.ModuleList
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embedding = Embedding(config, config.max_target_length)
@@ -105,7 +105,7 @@ class Decoder(nn.Module):
         """
         length = token_vectors.shape[1]
         positions = torch.arange(length, device=token_vectors.device)
-        states = self.embedding(token_vectors, positions)
+        states: Tensor = self.embedding(token_vectors, positions)
         causal_mask = positions[None, :] <= positions[:, None]  # (T, T)
         cross_mask = None if source_mask is None else source_mask[:, None, None, :]  # (B, 1, 1, S)
         bias = None if self.relative_bias is None else self.relative_bias(positions[None], positions[None])
@@ -115,7 +115,7 @@ class Decoder(nn.Module):
 
     def start_cache(self, encoder_output: Tensor, source_mask: Tensor, capacity: int) -> KVCache:
         """Compute the cross-attention's keys and values once, for (B, S, D) and (B, S)."""
-        pairs = [layer.cross_attention.keys_values(encoder_output) for layer in self.layers]  # type: ignore[operator, union-attr]
+        pairs = [cast(DecoderLayer, layer).cross_attention.keys_values(encoder_output) for layer in self.layers]
         keys = torch.stack([key for key, _ in pairs])  # (layers, B, H, S, head_dim)
         values = torch.stack([value for _, value in pairs])
         return KVCache(keys, values, source_mask, capacity)
@@ -123,13 +123,13 @@ class Decoder(nn.Module):
     def step(self, token_vectors: Tensor, cache: KVCache) -> Tensor:
         """Decode the next position of every row, (R, 1, D) to (R, 1, D), and append it to the cache."""
         cache.reserve(cache.longest + 1)
-        states = self.embedding(token_vectors, cache.lengths[:, None])
+        states: Tensor = self.embedding(token_vectors, cache.lengths[:, None])
         self_mask = cache.self_mask()  # (R, longest + 1)
         bias = None
         if self.relative_bias is not None:
             key_positions = torch.arange(self_mask.shape[1], device=self_mask.device)[None]
             bias = self.relative_bias(cache.lengths[:, None], key_positions)  # (R, H, 1, longest + 1)
         for index, layer in enumerate(self.layers):
-            states = layer.step(states, cache, index, self_mask[:, None, None, :], bias)  # type: ignore[operator, union-attr]
+            states = cast(DecoderLayer, layer).step(states, cache, index, self_mask[:, None, None, :], bias)
         cache.advance()
         return states if self.norm is None else self.norm(states)

@@ -26,9 +26,11 @@ class Residual(nn.Module):
 
     def forward(self, states: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         """Return ``states`` with the sub-layer's output added, (B, T, D)."""
+        output: Tensor
         if self.before:
-            return states + self.dropout(sublayer(self.norm(states)))
-        output: Tensor = self.norm(states + self.dropout(sublayer(states)))
+            output = states + self.dropout(sublayer(self.norm(states)))
+        else:
+            output = self.norm(states + self.dropout(sublayer(states)))
         return output
 
 
@@ -78,7 +80,7 @@ class Encoder(nn.Module):
             The encoder output (B, S, D); what stands at padding is meaningless.
         """
         positions = torch.arange(token_vectors.shape[1], device=token_vectors.device)
-        states = self.embedding(token_vectors, positions)
+        states: Tensor = self.embedding(token_vectors, positions)
         mask = None if source_mask is None else source_mask[:, None, None, :]  # (B, 1, 1, S)
         bias = None if self.relative_bias is None else self.relative_bias(positions[None], positions[None])
         for layer in self.layers:

@@ -51,9 +51,7 @@ class KVCache:
     def reserve(self, positions: int) -> None:
         """Make room for at least ``positions`` target positions in each row."""
         if positions > self.capacity:
-            extra = max(positions, 2 * self.capacity) - self.capacity
-            self.self_keys = F.pad(self.self_keys, (0, 0, 0, extra))
-            self.self_values = F.pad(self.self_values, (0, 0, 0, extra))
+            self._grow(max(positions, 2 * self.capacity))
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write one position of each row for one layer, and return all that the layer may attend to.
@@ -99,8 +97,8 @@ class KVCache:
     def extend(self, other: KVCache) -> None:
         """Add the other cache's rows behind these; shorter sources are padded and masked."""
         capacity = max(self.capacity, other.capacity)
-        self.reserve(capacity)
-        other.reserve(self.capacity)
+        self._grow(capacity)
+        other._grow(capacity)
         self.self_keys = torch.cat([self.self_keys, other.self_keys], dim=1)
         self.self_values = torch.cat([self.self_values, other.self_values], dim=1)
         self.lengths = torch.cat([self.lengths, other.lengths])
@@ -112,6 +110,12 @@ class KVCache:
         self.cross_values = torch.cat([self.cross_values, other.cross_values], dim=1)
         self.source_mask = torch.cat([self.source_mask, other.source_mask])
         self._row_index = torch.arange(self.num_rows, device=self.lengths.device)
+
+    def _grow(self, capacity: int) -> None:
+        extra = capacity - self.capacity
+        if extra > 0:
+            self.self_keys = F.pad(self.self_keys, (0, 0, 0, extra))
+            self.self_values = F.pad(self.self_values, (0, 0, 0, extra))
 
     def _pad_source(self, source_length: int) -> None:
         extra = source_length - self.source_mask.shape[1]

@@ -43,9 +43,12 @@ class Transformer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw initial weights: Xavier uniform for matrices (Glorot and Bengio 2010), d_model ** -0.5 for embeddings."""
+        """Draw initial weights: Xavier uniform for matrices (Glorot and Bengio 2010), normal for embeddings.
+
+        Biases start at zero, norms as the identity.
+        """
         for name, parameter in self.named_parameters():
-            if "embedding" in name or name == "output_weight":
+            if parameter.dim() == 2 and ("embedding" in name or name == "output_weight"):
                 nn.init.normal_(parameter, std=self.config.d_model**-0.5)
             elif parameter.dim() == 2 and "relative_bias" not in name:
                 nn.init.xavier_uniform_(parameter)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -9,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+import structlog
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
@@ -36,6 +39,7 @@ class StubWork:
     config: GenerationConfig
     deadline_seconds: float | None
     target_prefix: str | None
+    caller: str | None
     future: Future[Translation] = field(default_factory=Future)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -56,7 +60,7 @@ class StubWork:
             text=body,
             score=-0.25,
             token_ids=(7, 8),
-            token_log_probs=(-0.25, -0.25),
+            token_scores=(-0.25, -0.25),
             alternatives=tuple(others),
         )
         self.future.set_result(
@@ -105,11 +109,12 @@ class StubTranslator:
         *,
         deadline_seconds: float | None = None,
         target_prefix: str | None = None,
+        caller: str | None = None,
     ) -> StubWork:
         """Take a text, or refuse it."""
         if self.refuses_after is not None and len(self.submitted) >= self.refuses_after:
             raise self.refusal
-        work = StubWork(text, source, target, config or GenerationConfig(), deadline_seconds, target_prefix)
+        work = StubWork(text, source, target, config or GenerationConfig(), deadline_seconds, target_prefix, caller)
         self.submitted.append(work)
         if not self.holds:
             work.finish()
@@ -163,7 +168,17 @@ def client(make_app: Callable[..., FastAPI]) -> Iterator[TestClient]:
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep DRAGOMAN_* variables of the developer's shell out of the tests."""
-    import os
-
     for name in [name for name in os.environ if name.startswith("DRAGOMAN_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """Undo what create_app does to logging, which is the process's and not the application's."""
+    loggers = [logging.getLogger(name) for name in ("uvicorn", "uvicorn.access", "model")]
+    before = [(logger.handlers, logger.level, logger.disabled) for logger in loggers]
+    yield
+    for logger, (handlers, level, disabled) in zip(loggers, before, strict=True):
+        logger.handlers, logger.disabled = handlers, disabled
+        logger.setLevel(level)
+    structlog.reset_defaults()

@@ -137,6 +137,13 @@ def test_options_reach_the_translator(client: TestClient, stub: StubTranslator) 
     assert stub.submitted[0].target_prefix == "Well"
 
 
+def test_each_request_is_a_caller_of_its_own(client: TestClient, stub: StubTranslator) -> None:
+    body = {"texts": ["x", "y"], "source": "fr", "target": "en"}
+    replies = [client.post("/v1/translate", json=body) for _ in range(2)]
+    ids = [reply.headers["x-request-id"] for reply in replies]
+    assert [work.caller for work in stub.submitted] == [ids[0], ids[0], ids[1], ids[1]]
+
+
 def test_sampling_and_many_hypotheses_choose_their_beam(client: TestClient, stub: StubTranslator) -> None:
     translate(client, texts="x", source="fr", options={"sampling": True, "temperature": 0.5, "seed": 3})
     translate(client, texts="x", source="fr", options={"num_hypotheses": 9})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,23 +9,30 @@ from random import Random
 from typing import Any
 
 import pytest
+import torch
+from safetensors import safe_open
 
 from app.cli import main
-from model.config import EngineConfig, GenerationConfig
+from model.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from model.config import EngineConfig, GenerationConfig, ModelConfig
 from model.errors import CheckpointError
 from model.evaluation.benchmark import measure, percentile
+from model.evaluation.evaluate import EvaluationResult
+from model.text.tokenizer import Tokenizer, train_tokenizer
 from tests.unit.stub_translator import Install, StubPending, StubTranslation, StubTranslator
 
 
-def test_tokenizer_is_trained_from_corpora(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from model.text.tokenizer import Tokenizer
-
-    # Words of random letters, so that there are pieces enough for a vocabulary beyond the 256 bytes.
+def _sentences() -> list[str]:
+    """Return words of random letters, so that there are pieces enough for a vocabulary beyond the 256 bytes."""
     random = Random(1)
     words = ["".join(random.choices("abcdefghijklmnopqrstuvwxyzé", k=6)) for _ in range(2000)]
-    sentences = [f"{' '.join(words[n : n + 5])}\tnuméro {n}\n" for n in range(0, 2000, 5)]
+    return [" ".join(words[n : n + 5]) for n in range(0, 2000, 5)]
+
+
+def test_tokenizer_is_trained_from_corpora(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus = tmp_path / "corpus.tsv"
-    corpus.write_text("".join(sentences), encoding="utf-8")
+    lines = [f"{sentence}\tnuméro {number}\n" for number, sentence in enumerate(_sentences())]
+    corpus.write_text("".join(lines), encoding="utf-8")
     out = tmp_path / "new" / "tokenizer.model"
     assert main(["tokenizer", str(corpus), "--out", str(out), "--vocab-size", "580"]) == 0
     trained = Tokenizer.load(out)
@@ -35,43 +41,93 @@ def test_tokenizer_is_trained_from_corpora(tmp_path: Path, capsys: pytest.Captur
     assert str(out) in capsys.readouterr().out
 
 
-def test_train_gives_the_recipe_to_the_trainer(install: Install, tmp_path: Path) -> None:
+def test_a_damaged_corpus_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = tmp_path / "corpus.tsv"
+    corpus.write_text("two\tcolumns\none column\n", encoding="utf-8")
+    assert main(["tokenizer", str(corpus), "--out", str(tmp_path / "out")]) == 2
+    assert f"{corpus}, line 2: must have two tab-separated columns" in capsys.readouterr().err
+
+
+def test_detector_is_trained_from_corpora(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from model.text.languages import LanguageDetector
+
+    # Two alphabets without a common letter, so that anything but a perfect detector is a fault of the command.
+    random = Random(1)
+    lines = [["".join(random.choices(letters, k=5)) for letters in ("abcdef", "uvwxyz")] for _ in range(400)]
+    corpus = tmp_path / "corpus.tsv"
+    corpus.write_text("".join(f"{first} {first}\t{second} {second}\n" for first, second in lines), encoding="utf-8")
+    out = tmp_path / "detector.npz"
+    assert main(["detector", str(corpus), "--out", str(out), "--languages", "en", "fr"]) == 0
+    found = LanguageDetector(out).detect("fedcba", ("fr", "en"))
+    assert found[0].language == "en"
+    shown = capsys.readouterr().out
+    assert f"wrote {out}" in shown
+    assert "1 words 100.00%" in shown
+
+
+def test_train_gives_the_recipe_to_the_trainer(
+    install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = tmp_path / "run.toml"
     recipe.touch()
     trained: list[object] = []
+
+    def train(config: object) -> Path:
+        trained.append(config)
+        return Path("run/checkpoints/step-00000010")
+
     install("model.training.recipe", load_recipe=lambda path: ("loaded", path))
-    install("model.training.trainer", train=trained.append)
+    install("model.training.trainer", train=train)
     assert main(["train", str(recipe)]) == 0
     assert trained == [("loaded", recipe)]
+    assert capsys.readouterr().out == "newest checkpoint: run/checkpoints/step-00000010\n"
 
 
-def test_export_writes_the_run_to_the_folder(
-    install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def export_run(run_directory: Path, out: Path, dtype: str) -> None:
-        out.mkdir()
-        (out / f"{run_directory.name}.{dtype}").write_bytes(b"x" * 1_500_000)
-
-    install("model.training.export", export_run=export_run)
-    (tmp_path / "run").mkdir()
-    out = tmp_path / "out"
-    assert main(["export", str(tmp_path / "run"), str(out)]) == 0
-    assert [path.name for path in out.iterdir()] == ["run.float16"]
-    assert capsys.readouterr().out == f"wrote {out}: 1.5 MB\n"
-
-
-@dataclasses.dataclass(frozen=True)
-class StubResult:
-    bleu: float
-    chrf: float
-    bleu_signature: str
-    chrf_signature: str
-    seconds: float
-    hypotheses: tuple[str, ...]
+def test_train_says_which_part_of_a_recipe_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "run.toml"
+    recipe.write_text("learning_speed = 3\n", encoding="utf-8")
+    assert main(["train", str(recipe)]) == 2
+    assert capsys.readouterr().err.startswith("dragoman: learning_speed must be one of ")
 
 
 @pytest.fixture
-def evaluated(install: Install, translator: StubTranslator) -> list[tuple[Any, ...]]:
+def small_tokenizer(tmp_path: Path) -> Tokenizer:
+    """Return a tokeniser with as good as no pieces beside the bytes."""
+    return train_tokenizer(_sentences(), tmp_path / "tokenizer.model", vocab_size=580)
+
+
+@pytest.mark.parametrize(("arguments", "dtype"), [([], "F16"), (["--format", "float32", "--name", "mine"], "F32")])
+def test_export_writes_the_newest_checkpoint_of_a_run(
+    arguments: list[str], dtype: str, small_tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = ModelConfig(vocab_size=580, d_model=8, d_ff=8, num_heads=2, num_encoder_layers=1, num_decoder_layers=1)
+    run, out = tmp_path / "run", tmp_path / "out"
+    for step in (9, 10):
+        weights = {"matrix": torch.full((4, 4), float(step))}
+        checkpoint = Checkpoint(config, weights, small_tokenizer, {"steps": step})
+        save_checkpoint(run / "checkpoints" / f"step-{step:08d}", checkpoint)
+    assert main(["export", str(run), str(out), *arguments]) == 0
+    exported = load_checkpoint(out)
+    assert torch.equal(exported.weights["matrix"], torch.full((4, 4), 10.0))
+    assert exported.config == config
+    assert exported.metadata["steps"] == 10
+    assert exported.metadata["name"] == ("mine" if arguments else "out")
+    with safe_open(out / "weights.safetensors", framework="pt") as stored:
+        assert stored.get_slice("matrix").get_dtype() == dtype
+    assert f"wrote {out}: " in capsys.readouterr().out
+    # One checkpoint of the run can be named as well.
+    assert main(["export", str(run / "checkpoints" / "step-00000009"), str(out)]) == 0
+    assert load_checkpoint(out).metadata["steps"] == 9
+
+
+def test_export_of_a_folder_without_a_model_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(tmp_path), str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch, translator: StubTranslator) -> list[tuple[Any, ...]]:
     """Return the arguments of all evaluations; a set's BLEU is its number of sentences."""
     calls: list[tuple[Any, ...]] = []
 
@@ -82,12 +138,12 @@ def evaluated(install: Install, translator: StubTranslator) -> list[tuple[Any, .
         source: str,
         target: str,
         config: GenerationConfig,
-    ) -> StubResult:
+    ) -> EvaluationResult:
         assert given is translator
         calls.append((list(sources), list(references), source, target, config))
-        return StubResult(len(sources), 50.0, "bleu|1", "chrf|2", 1.5, tuple(text.upper() for text in sources))
+        return EvaluationResult(len(sources), 50.0, "bleu|1", "chrf|2", 1.5, tuple(map(str.upper, sources)), 0)
 
-    install("model.evaluation.evaluate", evaluate_pairs=evaluate_pairs)
+    monkeypatch.setattr("model.evaluation.evaluate.evaluate_pairs", evaluate_pairs)
     return calls
 
 
@@ -116,6 +172,7 @@ def test_evaluate_scores_a_pair_of_files(
         "bleu_signature": "bleu|1",
         "chrf_signature": "chrf|2",
         "seconds": 1.5,
+        "warnings": 0,
     }
 
 
@@ -171,7 +228,7 @@ def test_evaluate_refuses_a_folder_without_sets(
     evaluated: list[tuple[Any, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["evaluate", "--dev-dir", str(tmp_path)]) == 2
-    assert "has no files NAME.LANGUAGE" in capsys.readouterr().err
+    assert "NAME.LANGUAGE" in capsys.readouterr().err
     assert evaluated == []
 
 

@@ -38,13 +38,11 @@ def test_cost_is_rows_times_source_and_reserved_positions(config: GenerationConf
 
 def test_states_in_order() -> None:
     request = new_request()
-    assert request.state is RequestState.WAITING
-    request.start()
-    assert request.state is RequestState.RUNNING
-    assert request.claim()
-    assert request.state is RequestState.FINISHED
-    request.start()
-    assert request.state is RequestState.FINISHED
+    states = [request.state]
+    for change in (request.start, request.claim, request.start):
+        change()
+        states.append(request.state)
+    assert [state.value for state in states] == ["waiting", "running", "finished", "finished"]
     request.resolve([HYPOTHESIS])
     assert request.future.result(timeout=0) == [HYPOTHESIS]
 

@@ -1,0 +1,45 @@
+# The service with its embedded model inside; needs no network at run time.
+#   docker build -t dragoman .
+#   docker build -t dragoman:cuda --build-arg TORCH_VARIANT=cuda .
+ARG PYTHON_VERSION=3.12
+
+FROM python:${PYTHON_VERSION}-slim AS build
+# cpu: PyTorch's own CPU build. cuda: the build on PyPI, with several GB of NVIDIA libraries.
+ARG TORCH_VARIANT=cpu
+ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/dragoman/bin:$PATH
+RUN python -m venv /opt/dragoman
+
+# Dependencies come before the source, so that a change of the source does not install them anew.
+WORKDIR /src
+COPY pyproject.toml ./
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+      > requirements.txt && \
+    grep '^torch' requirements.txt > torch.txt
+RUN case "$TORCH_VARIANT" in \
+      cpu) pip install --index-url "$TORCH_CPU_INDEX" -r torch.txt ;; \
+      cuda) pip install -r torch.txt ;; \
+      *) echo "TORCH_VARIANT must be cpu or cuda, got $TORCH_VARIANT" >&2; exit 1 ;; \
+    esac
+RUN pip install -r requirements.txt
+
+COPY README.md LICENSE ./
+COPY model model
+COPY app app
+RUN pip install --no-deps .
+# A build without a working model must fail here, not in production.
+RUN cd / && dragoman translate --source fr --target en "Bonjour."
+
+FROM python:${PYTHON_VERSION}-slim
+RUN useradd --system --uid 10001 --no-create-home --home-dir / --shell /usr/sbin/nologin dragoman
+COPY --from=build /opt/dragoman /opt/dragoman
+ENV PATH=/opt/dragoman/bin:$PATH PYTHONUNBUFFERED=1 DRAGOMAN_HOST=0.0.0.0 DRAGOMAN_PORT=8000
+# By number, so that an orchestrator can tell that it is not root.
+USER 10001
+WORKDIR /
+EXPOSE 8000
+# The start period covers loading and warming up the model; proxies of the environment are not asked.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --start-interval=2s --retries=3 \
+  CMD ["python", "-c", "import os, urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:' + os.environ['DRAGOMAN_PORT'] + '/readyz', timeout=4)"]
+ENTRYPOINT ["dragoman"]
+CMD ["serve"]

@@ -1,0 +1,69 @@
+"""The public names of the translation engine; importing this imports no torch until a name that needs it is used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from model.config import EngineConfig as EngineConfig
+    from model.config import GenerationConfig as GenerationConfig
+    from model.config import ModelConfig as ModelConfig
+    from model.engine.stats import EngineObserver as EngineObserver
+    from model.engine.stats import EngineStats as EngineStats
+    from model.errors import CheckpointError as CheckpointError
+    from model.errors import ConfigurationError as ConfigurationError
+    from model.errors import CorpusError as CorpusError
+    from model.errors import DeadlineExceededError as DeadlineExceededError
+    from model.errors import DragomanError as DragomanError
+    from model.errors import EngineClosedError as EngineClosedError
+    from model.errors import InvalidOptionError as InvalidOptionError
+    from model.errors import InvalidRequestError as InvalidRequestError
+    from model.errors import InvalidTextError as InvalidTextError
+    from model.errors import OverloadedError as OverloadedError
+    from model.errors import RequestCancelledError as RequestCancelledError
+    from model.errors import UnavailableError as UnavailableError
+    from model.errors import UnsupportedLanguageError as UnsupportedLanguageError
+    from model.text.languages import Detection as Detection
+    from model.text.languages import Language as Language
+    from model.text.languages import language as language
+    from model.text.languages import resolve as resolve
+    from model.translation import PendingTranslation as PendingTranslation
+    from model.translation import SegmentTranslation as SegmentTranslation
+    from model.translation import Translation as Translation
+    from model.translation import TranslationWarning as TranslationWarning
+    from model.translator import Translator as Translator
+
+_HOMES = {
+    "model.config": ("EngineConfig", "GenerationConfig", "ModelConfig"),
+    "model.engine.stats": ("EngineObserver", "EngineStats"),
+    "model.errors": (
+        "CheckpointError",
+        "ConfigurationError",
+        "CorpusError",
+        "DeadlineExceededError",
+        "DragomanError",
+        "EngineClosedError",
+        "InvalidOptionError",
+        "InvalidRequestError",
+        "InvalidTextError",
+        "OverloadedError",
+        "RequestCancelledError",
+        "UnavailableError",
+        "UnsupportedLanguageError",
+    ),
+    "model.text.languages": ("Detection", "Language", "language", "resolve"),
+    "model.translation": ("PendingTranslation", "SegmentTranslation", "Translation", "TranslationWarning"),
+    "model.translator": ("Translator",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,119 @@
+"""Dev sets through the Translator, as a user's text would go: scores, times, and the translations themselves."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.checkpoints.checkpoint import Checkpoint
+from model.config import GenerationConfig, TrainingConfig
+from model.errors import CorpusError
+from model.evaluation.metrics import corpus_scores
+from model.translator import Translator
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Scores of one set in one direction.
+
+    Attributes:
+        bleu, chrf: corpus scores, 0 ... 100.
+        bleu_signature, chrf_signature: sacrebleu's.
+        seconds: wall-clock time of translating.
+        hypotheses: the translations, one a line.
+        warnings: how many lines had a warning.
+    """
+
+    bleu: float
+    chrf: float
+    bleu_signature: str
+    chrf_signature: str
+    seconds: float
+    hypotheses: tuple[str, ...]
+    warnings: int
+
+
+def evaluate_pairs(
+    translator: Translator,
+    sources: Sequence[str],
+    references: Sequence[str],
+    source: str,
+    target: str,
+    config: GenerationConfig | None = None,
+) -> EvaluationResult:
+    """Translate lines and score them against references, one reference a line.
+
+    Raises:
+        CorpusError: the numbers of lines differ, or there are none.
+        ConfigurationError: sacrebleu is not installed.
+    """
+    if len(sources) != len(references):
+        raise CorpusError(f"{len(sources)} source lines must match {len(references)} reference lines")
+    started = time.perf_counter()
+    translations = translator.translate(list(sources), source, target, config)
+    seconds = time.perf_counter() - started
+    hypotheses = tuple(translation.text for translation in translations)
+    bleu, chrf = corpus_scores(hypotheses, references)
+    warnings = sum(1 for translation in translations if translation.warnings)
+    return EvaluationResult(bleu.value, chrf.value, bleu.signature, chrf.signature, seconds, hypotheses, warnings)
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a UTF-8 file without their ends.
+
+    Raises:
+        CorpusError: the file cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(f"cannot read {path}: {error}") from error
+
+
+def dev_sets(directory: Path, languages: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield name, source and target of every set ``NAME.LANGUAGE`` in a folder that has both languages.
+
+    Raises:
+        CorpusError: there is none.
+    """
+    names = sorted({path.name.rpartition(".")[0] for path in directory.glob("*.*") if path.suffix[1:] in languages})
+    found = False
+    for name, (source, target) in itertools.product(names, itertools.permutations(languages, 2)):
+        if all((directory / f"{name}.{code}").is_file() for code in (source, target)):
+            found = True
+            yield name, source, target
+    if not found:
+        raise CorpusError(f"{directory} has no file pair NAME.LANGUAGE for {', '.join(languages)}")
+
+
+def evaluate_checkpoint(
+    checkpoint: Checkpoint, config: TrainingConfig
+) -> tuple[dict[str, float], list[tuple[str, str]]]:
+    """Score the first sentences of a recipe's dev sets, greedily, in both directions, and translate its samples.
+
+    Returns:
+        Scores named ``SET.SOURCE-TARGET.bleu`` and ``.chrf``; samples as pairs of source and translation.
+
+    Raises:
+        CorpusError: a dev set cannot be read.
+    """
+    evaluation = config.evaluation
+    if evaluation is None:
+        return {}, []
+    greedy = GenerationConfig(beam_size=1)
+    first, second = config.data.languages
+    scores = {}
+    with Translator(checkpoint) as translator:
+        for name, (source, target) in itertools.product(evaluation.sets, ((first, second), (second, first))):
+            sides = [
+                read_lines(Path(evaluation.directory) / f"{name}.{code}")[: evaluation.max_sentences]
+                for code in (source, target)
+            ]
+            result = evaluate_pairs(translator, sides[0], sides[1], source, target, greedy)
+            scores[f"{name}.{source}-{target}.bleu"] = result.bleu
+            scores[f"{name}.{source}-{target}.chrf"] = result.chrf
+        translations = translator.translate(list(evaluation.samples), first, second, greedy)
+    return scores, [(s, translation.text) for s, translation in zip(evaluation.samples, translations, strict=True)]
