@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import parse_qsl
 
@@ -14,11 +15,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from app.errors import MALFORMED_BODY, UNSUPPORTED_MEDIA_TYPE, RequestError
-from app.limits import Deadline, cancel_unfinished, off_loop, wait_for_results
+from app.limits import Deadline, Patience, cancel_unfinished, off_loop
 from app.metrics import Metrics
 from app.settings import Settings
-from app.translators import Job, TextPlan, TextTranslator, TranslatorRegistry, submit_job
-from model import DeadlineExceededError, RequestCancelledError
+from app.translators import Job, PendingTranslation, TextPlan, TextTranslator, TranslatorRegistry, submit_text
+from model import DeadlineExceededError, OverloadedError, RequestCancelledError
 
 if TYPE_CHECKING:
     from model import Translation
@@ -71,23 +72,47 @@ async def translate_job(
 ) -> list[FinishedText]:
     """Translate all texts of a job, in order, as long as the client waits and the deadline allows.
 
+    A job that is larger than the queue is handed over as room appears, and takes no more than half of it, so that
+    others are not turned away.
+
     Raises:
+        OverloadedError: the queue is full of others' work.
         DragomanError: what the translator raised for the first text that failed; the others are cancelled.
     """
     if deadline.remaining_seconds() <= 0:
         raise DeadlineExceededError("the deadline passed before the translation began")
     plans: list[TextPlan] = []
     try:
-        await off_loop(sum(map(len, job.texts)), lambda: submit_job(translator, job, plans))
-        pending = [plan.pending for plan in plans if plan.pending is not None]
-        if pending:
-            await wait_for_results(pending, request.receive, deadline)
+        async with Patience(request.receive, deadline) as patience:
+            for text in job.texts:
+                while not await _hand_over(service, translator, job, text, plans):
+                    await patience.wait_for_any(_unfinished(plans))
+            await patience.wait_for_all([plan.pending for plan in plans if plan.pending])
     finally:
-        cancel_unfinished([plan.pending for plan in plans if plan.pending is not None])
+        cancel_unfinished(_unfinished(plans))
     finished = [FinishedText(plan, plan.pending.future.result() if plan.pending else None) for plan in plans]
     for item in finished:
         service.metrics.count_text(translator.name, len(item.plan.text), item.translation)
     return finished
+
+
+async def _hand_over(service: Service, translator: TextTranslator, job: Job, text: str, plans: list[TextPlan]) -> bool:
+    """Submit one more text, or return False if some of the job's own work must be finished first."""
+    waits_for_itself = bool(_unfinished(plans))
+    if waits_for_itself and translator.stats().queued_requests >= service.settings.max_queued_requests // 2:
+        return False
+    try:
+        await off_loop(sum(map(len, job.texts)), partial(submit_text, translator, job, text, plans))
+    except OverloadedError:
+        if waits_for_itself:
+            return False
+        raise
+    return True
+
+
+def _unfinished(plans: Sequence[TextPlan]) -> list[PendingTranslation]:
+    """Return what the engine still has to do."""
+    return [plan.pending for plan in plans if plan.pending and not plan.pending.future.done()]
 
 
 class JsonRequest(Request):

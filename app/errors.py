@@ -111,6 +111,14 @@ def describe(exception: Exception) -> Problem:
     return Problem(INTERNAL, "The service failed to answer this request.")
 
 
+def renamed(error: InvalidRequestError, name: str) -> InvalidRequestError:
+    """Return the same error about a field that the caller knows as ``name``."""
+    copy = type(error)(name, error.rule, None)
+    copy.value = error.value  # which is a representation already
+    copy.args = (f"{name} {error.rule}, got {error.value}",)
+    return copy
+
+
 def error_response(exception: Exception, scope: Scope) -> Response:
     """Return the reply to ``exception`` in the words of the face that ``scope`` belongs to."""
     problem = describe(exception)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import anyio.to_thread
 from starlette.datastructures import Headers
@@ -83,36 +83,65 @@ async def off_loop(characters: int, work: Callable[[], Result]) -> Result:
     return await anyio.to_thread.run_sync(work)
 
 
-async def wait_for_results(pending: Sequence[Work], receive: Receive, deadline: Deadline) -> None:
-    """Wait until every future is done, or one of them failed; whatever the end, leave no work running.
+class Patience:
+    """Waits for the engine's work as long as the client and the deadline allow; use it as an async context.
 
-    Args:
-        pending: the engine's work.
-        receive: the request's ASGI channel, its body already read: what comes next is that the client went away.
-        deadline: when to give up.
-
-    Raises:
-        DeadlineExceededError: the deadline passed first.
-        RequestCancelledError: the client went away first.
-        Exception: that of the first future that failed.
+    It listens on the request's ASGI channel, so the body must have been read: what comes next is that the client went
+    away.
     """
-    results = [_watch(item.future) for item in pending]
-    finished = asyncio.ensure_future(_wait_all(results))
-    gone = asyncio.ensure_future(_wait_for_disconnect(receive))
-    try:
-        await asyncio.wait({finished, gone}, timeout=deadline.remaining_seconds(), return_when=asyncio.FIRST_COMPLETED)
-        if finished.done():
-            finished.result()
-        elif gone.done():
-            gone.result()
-            raise RequestCancelledError("the client closed the connection")
-        else:
-            raise DeadlineExceededError("the deadline passed before the translation was complete")
-    finally:
-        finished.cancel()
-        gone.cancel()
-        await asyncio.gather(finished, gone, return_exceptions=True)
-        cancel_unfinished(pending)
+
+    def __init__(self, receive: Receive, deadline: Deadline) -> None:
+        self._receive = receive
+        self._deadline = deadline
+        self._mirrors: dict[Future[Any], asyncio.Future[Any]] = {}
+
+    async def __aenter__(self) -> Self:
+        self._gone = asyncio.ensure_future(_wait_for_disconnect(self._receive))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._gone.cancel()
+        await asyncio.gather(self._gone, return_exceptions=True)
+
+    async def wait_for_all(self, pending: Sequence[Work]) -> None:
+        """Wait until every future is done.
+
+        Raises:
+            DeadlineExceededError: the deadline passed first.
+            RequestCancelledError: the client went away first, or the engine dropped something.
+            Exception: that of the first future that failed.
+        """
+        await self._wait(pending, asyncio.FIRST_EXCEPTION)
+
+    async def wait_for_any(self, pending: Sequence[Work]) -> None:
+        """Wait until one future is done; raises as :meth:`wait_for_all` does."""
+        await self._wait(pending, asyncio.FIRST_COMPLETED)
+
+    async def _wait(self, pending: Sequence[Work], until: str) -> None:
+        if not pending:
+            return
+        finished = asyncio.ensure_future(_finish([self._watch(item.future) for item in pending], until))
+        seconds = self._deadline.remaining_seconds()
+        try:
+            await asyncio.wait({finished, self._gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if finished.done():
+                finished.result()
+            elif self._gone.done():
+                self._gone.result()
+                raise RequestCancelledError("the client closed the connection")
+            else:
+                raise DeadlineExceededError("the deadline passed before the translation was complete")
+        finally:
+            finished.cancel()
+            await asyncio.gather(finished, return_exceptions=True)
+
+    def _watch(self, future: Future[Any]) -> asyncio.Future[Any]:
+        """Mirror an engine's future in the event loop."""
+        if future not in self._mirrors:
+            mirror = self._mirrors[future] = asyncio.wrap_future(future)
+            # Nobody may look at it later, and asyncio would log that with the exception's message.
+            mirror.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return self._mirrors[future]
 
 
 def cancel_unfinished(pending: Sequence[Work]) -> None:
@@ -122,21 +151,13 @@ def cancel_unfinished(pending: Sequence[Work]) -> None:
             item.cancel()
 
 
-def _watch(future: Future[Result]) -> asyncio.Future[Result]:
-    """Mirror an engine's future in the event loop. Nobody may look at it later, so its exception counts as seen."""
-    mirror = asyncio.wrap_future(future)
-    mirror.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return mirror
-
-
-async def _wait_all(results: Sequence[asyncio.Future[Any]]) -> None:
-    """Return when all are done; raise as soon as one failed. (gather would cancel the engine's futures with us.)"""
-    if results:
-        done, _ = await asyncio.wait(results, return_when=asyncio.FIRST_EXCEPTION)
-        for result in done:
-            if result.cancelled():
-                raise RequestCancelledError("the engine dropped the request")
-            result.result()
+async def _finish(results: Sequence[asyncio.Future[Any]], until: str) -> None:
+    """Wait for all or any, and raise what failed. (gather would cancel the engine's futures together with us.)"""
+    done, _ = await asyncio.wait(results, return_when=until)
+    for result in done:
+        if result.cancelled():
+            raise RequestCancelledError("the engine dropped the request")
+        result.result()
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

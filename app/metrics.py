@@ -85,7 +85,8 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        disable_created_metrics()  # a time stamp for each series would double the output and tell nothing
+        # A time stamp for each series would double the output and tell nothing.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)

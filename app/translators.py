@@ -196,28 +196,27 @@ class TranslatorRegistry:
         return self.translators[0].detect(text)
 
 
-def submit_job(translator: TextTranslator, job: Job, plans: list[TextPlan]) -> None:
-    """Hand every text of ``job`` to the engine. Slow for long texts: call it off the event loop.
+def submit_text(translator: TextTranslator, job: Job, text: str, plans: list[TextPlan]) -> None:
+    """Hand one text of ``job`` to the engine. Slow for long texts: call it off the event loop.
 
-    Each text is appended to ``plans`` as soon as it is submitted, so that the caller can cancel what was submitted
-    when a later text is refused.
+    Its plan is appended to ``plans``, and not returned, so that it is there to be cancelled even if nobody waits for
+    the thread that this runs in.
 
     Raises:
-        InvalidRequestError, UnavailableError: what ``submit`` raises.
+        InvalidRequestError, UnavailableError: what ``submit`` raises; nothing was appended then.
     """
-    for text in job.texts:
-        plan = _plan(translator, job, text)
-        plans.append(plan)
-        if plan.source != plan.target and has_words(text):
-            plan.pending = translator.submit(
-                text,
-                plan.source,
-                plan.target,
-                job.config,
-                deadline_seconds=job.deadline_seconds,
-                target_prefix=job.target_prefix,
-                caller=job.caller,
-            )
+    plan = _plan(translator, job, text)
+    if plan.source != plan.target and has_words(text):
+        plan.pending = translator.submit(
+            text,
+            plan.source,
+            plan.target,
+            job.config,
+            deadline_seconds=job.deadline_seconds,
+            target_prefix=job.target_prefix,
+            caller=job.caller,
+        )
+    plans.append(plan)
 
 
 def _plan(translator: TextTranslator, job: Job, text: str) -> TextPlan:

@@ -208,17 +208,27 @@ def other_words(sources: Sources) -> list[str]:
 
 
 def unfinished(sources: Sources) -> list[str]:
-    """Complain about what is put off, and about a transformer that is somebody else's."""
+    """Complain about what is put off."""
     complaints = []
     for path, source in sources.items():
         for number, line in enumerate(source.splitlines(), start=1):
             if re.search(r"#.*\b(TO-?DO|FIX-?ME)\b", line):
                 complaints.append(f"{path}:{number}: is put off")
+        used = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)]
+        complaints += [f"{path}:{node.lineno}: {node.id}" for node in used if node.id == "NotImplementedError"]
+    return complaints
+
+
+def ready_made(sources: Sources) -> list[str]:
+    """Complain about a transformer that is torch's and not ours; tests may compare ours with it."""
+    complaints = []
+    for path, source in sources.items():
         for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Name) and node.id == "NotImplementedError":
-                complaints.append(f"{path}:{node.lineno}: NotImplementedError")
             if isinstance(node, ast.Attribute) and READY_MADE.fullmatch(node.attr) and ast.unparse(node.value) == "nn":
                 complaints.append(f"{path}:{node.lineno}: nn.{node.attr} is not ours")
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch.nn"):
+                taken = [alias.name for alias in node.names if READY_MADE.fullmatch(alias.name)]
+                complaints += [f"{path}:{node.lineno}: {name} is not ours" for name in taken]
     return complaints
 
 
@@ -286,6 +296,10 @@ def test_the_words_are_ours() -> None:
 
 def test_nothing_is_put_off() -> None:
     assert unfinished(EVERYTHING) == []
+
+
+def test_the_transformer_is_ours() -> None:
+    assert ready_made(PACKAGES) == []
 
 
 def test_files_and_functions_are_short() -> None:
@@ -446,9 +460,17 @@ def test_our_words_and_those_of_other_libraries_are_not_found() -> None:
 
 
 def test_what_is_put_off_is_found() -> None:
-    bad = "x = 1  # TO" + "DO: later\nraise NotImplemented" + "Error\nnn.Transformer()\nnn.MultiheadAttention"
-    assert len(unfinished({"model/x.py": bad})) == 4
-    assert unfinished({"model/x.py": "# A method\nraise NotImplemented\nnn.Linear\nx.Transformer"}) == []
+    bad = "x = 1  # TO" + "DO: later\nraise NotImplemented" + "Error\n"
+    assert len(unfinished({"model/x.py": bad})) == 2
+    assert unfinished({"model/x.py": "# A method\nraise NotImplemented"}) == []
+
+
+def test_ready_made_transformers_are_found() -> None:
+    bad = (
+        "nn.Transformer()\nnn.MultiheadAttention\nnn.TransformerEncoderLayer\nfrom torch.nn import Transformer, Linear"
+    )
+    assert len(ready_made({"model/x.py": bad})) == 4
+    assert ready_made({"model/x.py": "nn.Linear\nx.Transformer\nfrom model.transformer import Transformer"}) == []
 
 
 def test_lengths_are_found() -> None:

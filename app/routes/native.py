@@ -8,11 +8,13 @@ from fastapi import APIRouter
 from starlette.requests import Request
 
 from app.dependencies import FinishedText, JsonRoute, ServiceDependency, translate_job
+from app.errors import renamed
 from app.limits import REQUEST_ID, Deadline, check_texts, off_loop
 from app.schemas import (
     DetectedLanguage,
     DetectReply,
     DetectRequest,
+    GenerationOptions,
     LanguageReply,
     LanguagesReply,
     ModelReply,
@@ -26,6 +28,7 @@ from app.schemas import (
     WarningReply,
 )
 from app.translators import Job
+from model import InvalidRequestError
 
 if TYPE_CHECKING:
     from model import Detection, SegmentTranslation
@@ -58,7 +61,10 @@ async def translate(body: TranslateRequest, request: Request, service: ServiceDe
         deadline_seconds=deadline.remaining_seconds(),
         caller=request.scope[REQUEST_ID],
     )
-    finished = await translate_job(service, translator, job, request, deadline)
+    try:
+        finished = await translate_job(service, translator, job, request, deadline)
+    except InvalidRequestError as error:
+        raise renamed(error, _place(error.name)) from error
     translations = [item.translation for item in finished if item.translation is not None]
     return TranslateReply(
         translations=[_translation(item, body.options.return_token_scores) for item in finished],
@@ -113,6 +119,13 @@ async def models(service: ServiceDependency) -> ModelsReply:
             for index, translator in enumerate(service.registry.translators)
         ]
     )
+
+
+def _place(name: str) -> str:
+    """Return where in the body a field is that the translator calls ``name``."""
+    if name in GenerationOptions.model_fields:
+        return f"options.{name}"
+    return name if name in TranslateRequest.model_fields else "texts"
 
 
 def _translation(item: FinishedText, with_tokens: bool) -> TranslationReply:

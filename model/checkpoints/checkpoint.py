@@ -52,7 +52,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint folder; an existing checkpoint there is replaced file by file.
 
     Raises:
-        CheckpointError: the folder cannot be written.
+        CheckpointError: the folder cannot be written, or a weight is not finite in the number format.
     """
     description = {
         "format_version": FORMAT_VERSION,
@@ -66,8 +66,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         save_file(_pack(checkpoint.weights, checkpoint.weight_format), path / WEIGHTS_FILE)
         (path / TOKENIZER_FILE).write_bytes(checkpoint.tokenizer.serialized)
         (path / CONFIG_FILE).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise CheckpointError(f"cannot write the checkpoint {path}: {error.strerror}") from error
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write the checkpoint {path}: {error}") from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -132,13 +132,13 @@ def _read_description(path: Path) -> dict[str, Any]:
 def _pack(weights: Mapping[str, Tensor], weight_format: WeightFormat) -> dict[str, Tensor]:
     packed: dict[str, Tensor] = {}
     for name, tensor in weights.items():
-        tensor = tensor.detach().cpu()
-        if weight_format != "int8":
-            packed[name] = tensor.to(_DTYPES[weight_format]).contiguous()
-        elif tensor.dim() == 2:
-            packed[name], packed[name + SCALE_SUFFIX] = quantize_rows(tensor)
+        stored = tensor.detach().cpu().to(_DTYPES.get(weight_format, torch.float32)).contiguous()
+        if not stored.isfinite().all():
+            raise CheckpointError(f"{name} has values that are not finite in {weight_format}")
+        if weight_format == "int8" and stored.dim() == 2:
+            packed[name], packed[name + SCALE_SUFFIX] = quantize_rows(stored)
         else:
-            packed[name] = tensor.float().contiguous()
+            packed[name] = stored
     return packed
 
 
@@ -152,7 +152,10 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
                     continue
                 tensor = tensors.get_tensor(name)
                 if tensor.dtype == torch.int8:
-                    tensor = dequantize_rows(tensor, tensors.get_tensor(name + SCALE_SUFFIX))
+                    scales = tensors.get_tensor(name + SCALE_SUFFIX)
+                    if scales.shape != tensor.shape[:1]:
+                        raise CheckpointError(f"{file}: {name} has {len(tensor)} rows and {len(scales)} scales")
+                    tensor = dequantize_rows(tensor, scales)
                 weights[name] = tensor.float()
             return weights
     except (OSError, SafetensorError) as error:

@@ -28,8 +28,8 @@ LONGEST_WORD = 40
 SAMPLE_LENGTH = 1536
 """Most characters of a text that the detector looks at, so that its time is bounded."""
 
-_REMEMBERED_WORDS = 8192
-"""Words whose n-grams are kept, because most words of a text are common ones."""
+_REMEMBERED_WORDS = 16384
+"""Words whose scores are kept, because most words of a text are common ones."""
 _DETECTOR_FILE = "language_detector.npz"
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")  # noqa: RUF001
 _NOT_LATIN = re.compile(r"[^\x00-\u024f\u1e00-\u1eff’]")  # noqa: RUF001
@@ -181,11 +181,14 @@ class LanguageDetector:
             raise CheckpointError(f"language detector {file} cannot be loaded: {error}") from error
         if weights.shape != (len(self.languages), len(ngrams)):
             raise CheckpointError(f"language detector {file} has {len(ngrams)} n-grams but weights {weights.shape}")
-        # (F + 1, languages): the weights of one n-gram side by side; the last row is for n-grams that are not there.
-        self._weights = np.concatenate([weights.T, np.zeros((1, len(self.languages)), np.float32)])
-        self._ngrams = {ngram: index for index, ngram in enumerate(ngrams)}
+        # Only differences between languages count, so the first language's weights are taken off all and need no table.
+        self._tables = [
+            {ngram: weight for ngram, weight in zip(ngrams, row, strict=True) if weight}
+            for row in (weights[1:] - weights[0]).tolist()
+        ]
         self._rows = {code: row for row, code in enumerate(self.languages)}
-        self._indices = lru_cache(_REMEMBERED_WORDS)(self._find)
+        self._only_latin = all(_script(code) == "Latn" for code in self.languages)
+        self._word_scores = lru_cache(_REMEMBERED_WORDS)(self._score)
 
     def detect(self, text: str, installed: Sequence[str]) -> list[Detection]:
         """Say how probable each installed language is, best first; a text without letters gives an empty list.
@@ -196,12 +199,16 @@ class LanguageDetector:
         words = sample_words(text)
         if not words or not installed:
             return []
-        logits = self._logits(words)
         known = _by_alias()
         canonical = [known[key].code if (key := _fold(item)) in known else item for item in installed]
-        scores = [logits[self._rows[code]] if code in self._rows else 0.0 for code in canonical]
+        shares: dict[str, float] = {}
         if _NOT_LATIN.search(joined := "".join(words)):
             shares = _script_shares(joined)
+            if self._only_latin:  # other letters were noise in the training data
+                words = [word for word in words if not _NOT_LATIN.search(word)]
+        logits = self._logits(words)
+        scores = [logits[self._rows[code]] if code in self._rows else 0.0 for code in canonical]
+        if shares:
             for index, code in enumerate(canonical):
                 scores[index] -= _SCRIPT_PENALTY * (1.0 - _share_in_script(shares, code))
         top = max(scores)
@@ -211,19 +218,17 @@ class LanguageDetector:
         return sorted(found, key=lambda detection: -detection.confidence)
 
     def _logits(self, words: Sequence[str]) -> list[float]:
-        """Calibrated logits of the trained languages."""
-        indices: list[int] = []
-        for word in words:
-            indices += self._indices(word)
+        """Calibrated logits of the trained languages, against the first; all zero without words."""
+        if not words:
+            return [0.0] * len(self.languages)
         scale = calibration_scale(sum(map(len, words)), self._intercept, self._slope)
-        raw = self._weights[indices].sum(axis=0)
-        return [float(value) * scale for value in raw]
+        return [0.0, *(scale * sum(scores) for scores in zip(*map(self._word_scores, words), strict=True))]
 
-    def _find(self, word: str) -> tuple[int, ...]:
-        """Rows of the weights for the n-grams of a word."""
+    def _score(self, word: str) -> tuple[float, ...]:
+        """Summed weights of the n-grams of a word, for each language but the first."""
         padded = f" {word} "
-        find, missing = self._ngrams.get, len(self._ngrams)
-        return tuple([find(padded[start:end], missing) for start, end in word_spans(len(padded))])
+        ngrams = [padded[start:end] for start, end in word_spans(len(padded))]
+        return tuple([sum([table.get(ngram, 0.0) for ngram in ngrams]) for table in self._tables])
 
 
 def calibration_scale(num_letters: int, intercept: float, slope: float) -> float:
@@ -299,10 +304,15 @@ def _script_shares(text: str) -> dict[str, float]:
     return {script: count / len(text) for script, count in counts.items()}
 
 
+def _script(code: str) -> str | None:
+    """The script that a language is written in, None if the table does not know it."""
+    known = _by_alias().get(_fold(code))
+    return known.flores[-4:] if known else None
+
+
 def _share_in_script(shares: dict[str, float], code: str) -> float:
     """How much of a text a language could have written, by its script; unknown languages could be anything."""
-    known = _by_alias().get(_fold(code))
-    if known is None:
+    script = _script(code)
+    if script is None:
         return 1.0
-    script = known.flores[-4:]
     return shares.get(script, 0.0) + (shares.get("Hani", 0.0) if script in _HAN_SCRIPTS else 0.0)

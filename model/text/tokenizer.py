@@ -25,10 +25,8 @@ CONTROL_TOKENS = (
 """Tokens that text can never contain: sentencepiece does not parse control symbols out of its input."""
 
 # French sets no-break spaces before ? ! : ; and inside quotes, and most text does not: one token for all of them.
-_SPACES = {
-    ord(space): " "
-    for space in "\t\n\v\f\r\x85\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
-}
+# U+2581 is how sentencepiece itself writes a space, so a text's own could not be told from one.
+_SPACES = dict.fromkeys([ord("\u2581"), *(code for code in range(0x3001) if chr(code).isspace())], " ")
 
 
 def language_token(code: str) -> str:
@@ -37,7 +35,7 @@ def language_token(code: str) -> str:
 
 
 def normalize(text: str) -> str:
-    """Return ``text`` in Unicode NFC with every white-space character a plain space."""
+    """Return ``text`` in Unicode NFC with every white-space character, and U+2581, a plain space."""
     return unicodedata.normalize("NFC", text).translate(_SPACES)
 
 
@@ -106,6 +104,8 @@ class Tokenizer:
 
     def encode_target(self, text: str) -> list[int]:
         """Return the pieces of a text without special tokens.
+
+        Decoding them gives :func:`normalize` of the text with its words one space apart and no outer space.
 
         Raises:
             InvalidTextError: the text has lone surrogates, which no UTF-8 text can hold.

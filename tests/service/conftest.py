@@ -21,6 +21,7 @@ from model import (
     Detection,
     EngineStats,
     GenerationConfig,
+    OverloadedError,
     RequestCancelledError,
     SegmentTranslation,
     Translation,
@@ -94,8 +95,12 @@ class StubTranslator:
     """Raise ``refusal`` from the submission after this many."""
     refusal: Exception = field(default_factory=RuntimeError)
     submitted: list[StubWork] = field(default_factory=list)
+    capacity: int | None = None
+    """Refuse a submission while this many answers are open."""
     arrived: threading.Event = field(default_factory=threading.Event)
-    """Set by every submission."""
+    """Set by the first submission."""
+    arrivals: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    """Released by every submission."""
     calls: list[str] = field(default_factory=list)
     """What the lifespan asked for: warm_up, close."""
     engine: EngineStats = field(default_factory=EngineStats)
@@ -114,12 +119,20 @@ class StubTranslator:
         """Take a text, or refuse it."""
         if self.refuses_after is not None and len(self.submitted) >= self.refuses_after:
             raise self.refusal
+        if self.capacity is not None and self.num_open >= self.capacity:
+            raise OverloadedError("the queue is full", 1.0)
         work = StubWork(text, source, target, config or GenerationConfig(), deadline_seconds, target_prefix, caller)
         self.submitted.append(work)
         if not self.holds:
             work.finish()
         self.arrived.set()
+        self.arrivals.release()
         return work
+
+    @property
+    def num_open(self) -> int:
+        """How many answers are held back."""
+        return sum(not work.future.done() for work in self.submitted)
 
     def detect(self, text: str) -> list[Detection]:
         """Call a text French if it has a French letter; a text without letters has no language."""
@@ -130,8 +143,9 @@ class StubTranslator:
         return list(french if FRENCH_LETTERS & set(text.lower()) else english)
 
     def stats(self) -> EngineStats:
-        """Return what the test set, with an engine that stops when it is closed."""
-        return replace(self.engine, accepting=self.engine.accepting and "close" not in self.calls)
+        """Return what the test set, or else what is true."""
+        accepting = self.engine.accepting and "close" not in self.calls
+        return replace(self.engine, accepting=accepting, queued_requests=self.engine.queued_requests or self.num_open)
 
     def warm_up(self) -> None:
         """Note the call."""
@@ -176,9 +190,12 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 def _logging_as_it_was() -> Iterator[None]:
     """Undo what create_app does to logging, which is the process's and not the application's."""
     loggers = [logging.getLogger(name) for name in ("uvicorn", "uvicorn.access", "model")]
+    ours = structlog.get_config() if structlog.is_configured() else None
     before = [(logger.handlers, logger.level, logger.disabled) for logger in loggers]
     yield
     for logger, (handlers, level, disabled) in zip(loggers, before, strict=True):
         logger.handlers, logger.disabled = handlers, disabled
         logger.setLevel(level)
     structlog.reset_defaults()
+    if ours is not None:
+        structlog.configure(**ours)

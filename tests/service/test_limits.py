@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Iterable
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +13,8 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 from starlette.types import Message
 
+import app.limits
+import app.logging
 from model import DeadlineExceededError, EngineClosedError, InvalidTextError, OverloadedError
 
 if TYPE_CHECKING:
@@ -56,11 +60,11 @@ class Connection:
         return int(self.sent[0]["status"])
 
 
-def run(app: FastAPI, scenario: Callable[[], Awaitable[None]]) -> None:
+def run(application: FastAPI, scenario: Callable[[], Awaitable[None]]) -> None:
     """Run ``scenario`` in one event loop with the application's lifespan around it."""
 
     async def main() -> None:
-        async with asyncio.timeout(PATIENCE_SECONDS), app.router.lifespan_context(app):
+        async with asyncio.timeout(PATIENCE_SECONDS), application.router.lifespan_context(application):
             await scenario()
 
     asyncio.run(main())
@@ -90,11 +94,11 @@ def sentence(reply: Any) -> str:
 @faces
 def test_the_engine_stops_for_a_client_that_has_gone(make_app: MakeApp, stub: StubTranslator, path: str) -> None:
     stub.holds = True
-    app = make_app()
+    application = make_app()
 
     async def scenario() -> None:
         connection = Connection(path, [chunk(BODIES[path])], JSON)
-        task = asyncio.ensure_future(app(connection.scope, connection.receive, connection.send))
+        task = asyncio.ensure_future(application(connection.scope, connection.receive, connection.send))
         await asyncio.to_thread(stub.arrived.wait, PATIENCE_SECONDS)
         assert not task.done()
         assert [work.cancelled.is_set() for work in stub.submitted] == [False, False]
@@ -103,7 +107,7 @@ def test_the_engine_stops_for_a_client_that_has_gone(make_app: MakeApp, stub: St
         assert [work.cancelled.is_set() for work in stub.submitted] == [True, True]
         assert connection.status == 499
 
-    run(app, scenario)
+    run(application, scenario)
 
 
 @faces
@@ -111,73 +115,80 @@ def test_the_engine_stops_when_the_server_gives_up_on_a_request(
     make_app: MakeApp, stub: StubTranslator, path: str
 ) -> None:
     stub.holds = True
-    app = make_app()
+    application = make_app()
 
     async def scenario() -> None:
         connection = Connection(path, [chunk(BODIES[path])], JSON)
-        task = asyncio.ensure_future(app(connection.scope, connection.receive, connection.send))
+        task = asyncio.ensure_future(application(connection.scope, connection.receive, connection.send))
         await asyncio.to_thread(stub.arrived.wait, PATIENCE_SECONDS)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert [work.cancelled.is_set() for work in stub.submitted] == [True, True]
 
-    run(app, scenario)
+    run(application, scenario)
 
 
 @faces
 def test_a_client_that_goes_away_while_it_sends(make_app: MakeApp, stub: StubTranslator, path: str) -> None:
-    app = make_app()
+    application = make_app()
 
     async def scenario() -> None:
         connection = Connection(path, [chunk(BODIES[path][:9], more=True), {"type": "http.disconnect"}], JSON)
-        await app(connection.scope, connection.receive, connection.send)
+        await application(connection.scope, connection.receive, connection.send)
         assert connection.status == 499
         assert stub.submitted == []
 
-    run(app, scenario)
+    run(application, scenario)
 
 
 def test_a_finished_request_does_not_wait_for_the_client_to_go(make_app: MakeApp) -> None:
-    app = make_app()
+    application = make_app()
 
     async def scenario() -> None:
         connection = Connection("/v1/translate", [chunk(BODIES["/v1/translate"])], JSON)
-        await app(connection.scope, connection.receive, connection.send)
+        await application(connection.scope, connection.receive, connection.send)
         assert connection.status == 200
 
-    run(app, scenario)
+    run(application, scenario)
 
 
 # The deadline
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch, stub: StubTranslator) -> None:
+    """A clock that stands still at 0 seconds until a text is submitted, and at 10 seconds from then on."""
+    fake = SimpleNamespace(monotonic=lambda: 10.0 if stub.arrived.is_set() else 0.0)
+    monkeypatch.setattr(app.limits, "time", fake)
+    monkeypatch.setattr(app.logging, "time", fake)
+
+
 @faces
+@pytest.mark.usefixtures("clock")
 def test_the_deadline_of_the_service(make_app: MakeApp, stub: StubTranslator, path: str) -> None:
     stub.holds = True
-    with TestClient(make_app(deadline_seconds=0.5)) as client:
+    with TestClient(make_app(deadline_seconds=9.5)) as client:
         reply = client.post(path, content=BODIES[path], headers=JSON)
     assert reply.status_code == 504
     assert sentence(reply) == "the deadline passed before the translation was complete"
     assert [work.cancelled.is_set() for work in stub.submitted] == [True, True]
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_request_may_ask_for_an_earlier_deadline(make_app: MakeApp, stub: StubTranslator) -> None:
     stub.holds = True
     body = {"texts": "x", "source": "fr", "target": "en"}
     with TestClient(make_app(deadline_seconds=20)) as client:
-        assert client.post("/v1/translate", json={**body, "deadline_ms": 500}).status_code == 504
+        assert client.post("/v1/translate", json={**body, "deadline_ms": 9500}).status_code == 504
         later = client.post("/v1/translate", json={**body, "deadline_ms": 20_001})
-        assert later.status_code == 422
-        assert later.json()["errors"][0]["pointer"] == "#/deadline_ms"
-    [work] = stub.submitted
-    assert work.deadline_seconds is not None
-    assert 0 < work.deadline_seconds <= 0.5
+    assert later.status_code == 422
+    assert later.json()["errors"][0]["pointer"] == "#/deadline_ms"
+    assert [work.deadline_seconds for work in stub.submitted] == [9.5]
 
 
 def test_no_work_begins_after_the_deadline(make_app: MakeApp, stub: StubTranslator) -> None:
-    app = make_app(deadline_seconds=1e-9)
-    with TestClient(app) as client:
+    with TestClient(make_app(deadline_seconds=1e-9)) as client:
         reply = client.post("/v1/translate", content=BODIES["/v1/translate"], headers=JSON)
     assert (reply.status_code, sentence(reply)) == (504, "the deadline passed before the translation began")
     assert stub.submitted == []
@@ -185,21 +196,57 @@ def test_no_work_begins_after_the_deadline(make_app: MakeApp, stub: StubTranslat
 
 def test_the_engine_knows_the_time_that_is_left(client: TestClient, stub: StubTranslator) -> None:
     for path, body in BODIES.items():
-        client.post(path, content=body, headers=JSON)
-    assert all(work.deadline_seconds and 100 < work.deadline_seconds <= 120 for work in stub.submitted)
+        assert client.post(path, content=body, headers=JSON).status_code == 200
+    assert len(stub.submitted) == 4
+    assert all(work.deadline_seconds is not None and 0 < work.deadline_seconds <= 120 for work in stub.submitted)
 
 
 # The engine refuses or fails
 
 
+@pytest.mark.parametrize(("seconds", "retry_after"), [(2.2, "3"), (0.0, "1")])
+@faces
+def test_a_full_queue(make_app: MakeApp, stub: StubTranslator, path: str, seconds: float, retry_after: str) -> None:
+    stub.refusal, stub.refuses_after = OverloadedError("the queue is full", seconds), 0
+    with TestClient(make_app()) as client:
+        reply = client.post(path, content=BODIES[path], headers=JSON)
+    assert (reply.status_code, sentence(reply)) == (503, "the queue is full")
+    assert reply.headers["retry-after"] == retry_after
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"capacity": 2, "max_queued_requests": 100}, {"capacity": None, "max_queued_requests": 4}],
+    ids=["the queue is full of its own work", "its own work fills half of the queue"],
+)
+def test_a_request_larger_than_the_queue_is_handed_over_in_parts(
+    make_app: MakeApp, stub: StubTranslator, limits: dict[str, Any]
+) -> None:
+    stub.holds, stub.capacity = True, limits["capacity"]
+    texts = [f"text {number}" for number in range(6)]
+    application = make_app(max_queued_requests=limits["max_queued_requests"])
+
+    async def scenario() -> None:
+        body = json.dumps({"q": texts, "source": "fr", "target": "en"}).encode()
+        connection = Connection("/translate", [chunk(body)], JSON)
+        task = asyncio.ensure_future(application(connection.scope, connection.receive, connection.send))
+        for _ in range(2):
+            assert await asyncio.to_thread(stub.arrivals.acquire, timeout=PATIENCE_SECONDS)
+        for number in range(4):
+            assert stub.num_open == 2
+            stub.submitted[number ^ 1].finish()  # the second before the first
+            assert await asyncio.to_thread(stub.arrivals.acquire, timeout=PATIENCE_SECONDS)
+        for work in stub.submitted[4:]:
+            work.finish()
+        await task
+        assert json.loads(connection.sent[1]["body"]) == {"translatedText": [f"<en>{text}" for text in texts]}
+
+    run(application, scenario)
+
+
 @pytest.mark.parametrize(
     ("refusal", "status", "retry_after"),
-    [
-        (OverloadedError("the queue is full", 2.2), 503, "3"),
-        (OverloadedError("the queue is full", 0.0), 503, "1"),
-        (EngineClosedError("the engine is closed"), 503, "5"),
-        (DeadlineExceededError("too late"), 504, None),
-    ],
+    [(EngineClosedError("the engine is closed"), 503, "5"), (DeadlineExceededError("too late"), 504, None)],
 )
 @faces
 def test_what_the_engine_refuses(
@@ -218,11 +265,11 @@ def test_what_the_engine_refuses(
 @faces
 def test_one_text_that_fails_ends_the_others(make_app: MakeApp, stub: StubTranslator, path: str) -> None:
     stub.holds = True
-    app = make_app()
+    application = make_app()
 
     async def scenario() -> None:
         connection = Connection(path, [chunk(BODIES[path])], JSON)
-        task = asyncio.ensure_future(app(connection.scope, connection.receive, connection.send))
+        task = asyncio.ensure_future(application(connection.scope, connection.receive, connection.send))
         await asyncio.to_thread(stub.arrived.wait, PATIENCE_SECONDS)
         first, second = stub.submitted
         second.future.set_exception(DeadlineExceededError("too late"))
@@ -231,7 +278,7 @@ def test_one_text_that_fails_ends_the_others(make_app: MakeApp, stub: StubTransl
         assert first.cancelled.is_set()
         assert not second.cancelled.is_set()
 
-    run(app, scenario)
+    run(application, scenario)
 
 
 def test_a_text_that_the_translator_refuses(make_app: MakeApp, stub: StubTranslator) -> None:
@@ -248,14 +295,14 @@ def test_a_text_that_the_translator_refuses(make_app: MakeApp, stub: StubTransla
 
 @faces
 def test_a_body_that_says_it_is_too_large_is_not_read(make_app: MakeApp, path: str) -> None:
-    app = make_app(max_body_bytes=1000)
+    application = make_app(max_body_bytes=1000)
 
     async def scenario() -> None:
         connection = Connection(path, [], {**JSON, "Content-Length": "1001"})  # receive() would wait for ever
-        await app(connection.scope, connection.receive, connection.send)
+        await application(connection.scope, connection.receive, connection.send)
         assert connection.status == 413
 
-    run(app, scenario)
+    run(application, scenario)
 
 
 @faces
@@ -263,15 +310,15 @@ def test_a_body_that_says_it_is_too_large_is_not_read(make_app: MakeApp, path: s
 def test_a_body_that_grows_too_large_is_not_read_to_the_end(
     make_app: MakeApp, path: str, declared: dict[str, str]
 ) -> None:
-    app = make_app(max_body_bytes=1000)
+    application = make_app(max_body_bytes=1000)
 
     async def scenario() -> None:
         connection = Connection(path, [chunk(b" " * 300, more=True)] * 10, {**JSON, **declared})
-        await app(connection.scope, connection.receive, connection.send)
+        await application(connection.scope, connection.receive, connection.send)
         assert connection.status == 413
         assert connection.incoming.qsize() == 6  # 1200 bytes were enough to know
 
-    run(app, scenario)
+    run(application, scenario)
 
 
 @pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=b"])
@@ -292,11 +339,11 @@ def test_a_body_of_exactly_the_limit_is_read(make_app: MakeApp) -> None:
 
 @faces
 def test_a_body_that_never_ends(make_app: MakeApp, path: str) -> None:
-    app = make_app(body_timeout_seconds=0.05)
+    application = make_app(body_timeout_seconds=0.05)
 
     async def scenario() -> None:
         connection = Connection(path, [chunk(b"{", more=True)], JSON)
-        await app(connection.scope, connection.receive, connection.send)
+        await application(connection.scope, connection.receive, connection.send)
         assert connection.status == 408
 
-    run(app, scenario)
+    run(application, scenario)

@@ -83,8 +83,19 @@ def test_statuses(
         assert reply.headers["x-request-id"]
 
 
-def test_pointers_follow_the_name(make_app: Callable[..., FastAPI], stub: StubTranslator) -> None:
-    stub.refusal, stub.refuses_after = InvalidOptionError("a.b[3].c", "must be so", 1), 0
+@pytest.mark.parametrize(
+    ("name", "pointer", "place"),
+    [
+        ("banned_tokens", "#/options/banned_tokens", "options.banned_tokens"),
+        ("target_prefix", "#/target_prefix", "target_prefix"),
+        ("items", "#/texts", "texts"),  # which is no field of the body
+    ],
+)
+def test_what_the_translator_refuses_is_named_as_in_the_body(
+    make_app: Callable[..., FastAPI], stub: StubTranslator, name: str, pointer: str, place: str
+) -> None:
+    stub.refusal, stub.refuses_after = InvalidRequestError(name, "must be so", "x"), 0
     with TestClient(make_app()) as client:
         reply = client.post("/v1/translate", json={"texts": "x", "source": "fr", "target": "en"})
-    assert reply.json()["errors"] == [{"detail": "must be so, got 1", "pointer": "#/a/b/3/c"}]
+    assert reply.json()["detail"] == f"{place} must be so, got 'x'"
+    assert reply.json()["errors"] == [{"detail": "must be so, got 'x'", "pointer": pointer}]

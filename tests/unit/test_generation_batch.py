@@ -125,6 +125,20 @@ def test_finished_rows_leave_and_cost_nothing_more() -> None:
     assert model.steps == 5
 
 
+def test_rows_change_hands_while_their_number_stays() -> None:
+    model = TableModel(VOCAB_SIZE, seed=2, sharpness=1.0)
+    leaving = GenerationInput([9, 9, 9], GenerationConfig(beam_size=1, max_new_tokens=1))
+    growing = GenerationInput([4, 5, 6], GenerationConfig(beam_size=2, min_new_tokens=3))
+    batch: DecodingBatch[str] = DecodingBatch(as_transformer(model), SPECIAL)
+    batch.add([("leaving", leaving), ("growing", growing)])
+    assert batch.num_rows == 2
+    results = dict(batch.step())
+    assert (list(results), batch.num_rows) == (["leaving"], 2)  # the beam has taken both rows
+    while batch.num_requests:
+        results |= dict(batch.step())
+    assert results == {"leaving": alone(model, leaving), "growing": alone(model, growing)}
+
+
 def test_an_empty_batch_can_be_filled_again() -> None:
     model = TableModel(VOCAB_SIZE, seed=3, sharpness=1.0)
     batch: DecodingBatch[int] = DecodingBatch(as_transformer(model), SPECIAL)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import GenerationConfig
-from model.generation import GenerationInput, Hypothesis, generate, score_target
+from model.generation import DecodingBatch, GenerationInput, Hypothesis, generate, score_target
 from model.generation.beam_search import BeamSearch
 from model.generation.greedy import GreedySearch
 from tests.unit.naive_beam import naive_beam
@@ -117,7 +117,7 @@ def test_the_early_exit_saves_steps_and_changes_nothing(length_penalty: float, m
 
 
 @pytest.mark.parametrize(
-    ("patience", "num_hypotheses", "expected"), [(1.0, 1, 4), (0.5, 1, 2), (0.5, 3, 3), (2.0, 1, 8)]
+    ("patience", "num_hypotheses", "expected"), [(1.0, 1, 4), (0.5, 1, 2), (0.4, 1, 2), (0.5, 3, 3), (2.0, 1, 8)]
 )
 def test_patience_counts_finished_hypotheses(patience: float, num_hypotheses: int, expected: int) -> None:
     # The penalty makes longer targets ever better, so that only patience can end this search.
@@ -138,6 +138,45 @@ def test_an_end_token_behind_the_first_k_does_not_finish() -> None:
     search.advance([[EOS, 12, 13], [14, 15, EOS]], [[-0.5, -4.0, -5.0], [-0.6, -3.0, -9.0]])
     # Ranked: end after 10 (-1.5), 14 after 11 (-2.6), 12 after 10 (-5.0), 15 after 11 (-5.0): two go on beside the end.
     assert (search.parents, search.next_tokens) == ([1, 0], [14, 12])
+
+
+@pytest.mark.parametrize(("length_penalty", "expected_steps"), [(0.0, 3), (1.0, 5), (-1.0, 2)])
+def test_the_early_exit_comes_as_soon_as_it_can(length_penalty: float, expected_steps: int) -> None:
+    # One target ends at once with -3 (in the n-best), a worse one next; the live row falls by 1 a step from then on.
+    config = GenerationConfig(beam_size=2, patience=9.0, length_penalty=length_penalty)
+    search = BeamSearch(config, limit=5, eos_id=EOS)
+    search.advance([[10, EOS, 11]], [[-1.0, -3.0, -9.0]])
+    steps = 1
+    while not search.finished:
+        rows = search.num_rows
+        search.advance([[12, 13, 14]] * rows, [[-1.0, -9.0, -9.0]] * rows)
+        steps += 1
+    # Penalty 0: -3 after three steps cannot beat -3. Penalty 1: -3 / 5 still could, up to the limit. Penalty -1: the
+    # best that is possible after two steps is -2 * 3, which is worse than -3 * 1.
+    assert steps == expected_steps
+
+
+def test_the_early_exit_asks_for_the_worst_of_the_n_best_not_of_all() -> None:
+    search = BeamSearch(GenerationConfig(beam_size=2, patience=9.0, length_penalty=0.0), limit=50, eos_id=EOS)
+    search.advance([[10, EOS, 11]], [[-1.0, -2.0, -9.0]])
+    search.advance([[11, EOS, 12], [13, 14, 15]], [[-0.5, -3.0, -9.0], [-9.0, -9.0, -9.0]])
+    assert not search.finished  # ended: -2 and -4; live: -1.5
+    search.advance([[11, 12, 13], [13, 14, 15]], [[-0.5, -9.0, -9.0], [-9.0, -9.0, -9.0]])
+    assert search.finished  # live: -2, which could still beat -4 but not enter a 1-best list
+    assert [each.score for each in search.hypotheses()] == [-2.0]
+
+
+def test_a_beam_fans_out_to_all_its_rows_even_if_an_end_token_is_among_the_first() -> None:
+    ends = 0
+    for seed in range(40):
+        model = TableModel(vocab_size=12, seed=seed)
+        batch: DecodingBatch[int] = DecodingBatch(as_transformer(model), SPECIAL)
+        batch.add([(0, GenerationInput(SOURCE, GenerationConfig(beam_size=3, patience=9.0)))])
+        log_probs = model.next_log_probs(SOURCE, ())
+        ends += EOS in sorted(range(EOS, 12), key=log_probs.__getitem__, reverse=True)[:3]
+        batch.step()
+        assert batch.num_rows in (0, 3)  # 0 after an early exit
+    assert ends > 5
 
 
 def test_a_loop_at_the_limit_does_not_win_over_a_sentence() -> None:

@@ -62,6 +62,11 @@ def inputs() -> list[GenerationInput]:
     return [GenerationInput(source, config) for config in CONFIGS for source in SOURCES]
 
 
+@pytest.fixture(scope="module")
+def alone(model: Transformer) -> list[list[Hypothesis]]:
+    return [generate(model, [item], SPECIAL)[0] for item in inputs()]
+
+
 def assert_same(found: list[Hypothesis], expected: list[Hypothesis]) -> None:
     assert [(each.token_ids, each.finish_reason) for each in found] == [
         (each.token_ids, each.finish_reason) for each in expected
@@ -87,12 +92,12 @@ def test_cached_search_is_search_from_scratch(model: Transformer, index: int) ->
     assert_same(found, naive_beam(FromScratch(model), list(item.source_ids), item.config, limit))
 
 
-def test_together_is_alone(model: Transformer) -> None:
-    for item, found in zip(inputs(), generate(model, inputs(), SPECIAL), strict=True):
-        assert_same(found, generate(model, [item], SPECIAL)[0])
+def test_together_is_alone(model: Transformer, alone: list[list[Hypothesis]]) -> None:
+    for found, expected in zip(generate(model, inputs(), SPECIAL), alone, strict=True):
+        assert_same(found, expected)
 
 
-def test_joining_on_the_way_is_alone(model: Transformer) -> None:
+def test_joining_on_the_way_is_alone(model: Transformer, alone: list[list[Hypothesis]]) -> None:
     batch: DecodingBatch[int] = DecodingBatch(model, SPECIAL)
     waiting = list(enumerate(inputs()))
     results: dict[int, list[Hypothesis]] = {}
@@ -100,15 +105,15 @@ def test_joining_on_the_way_is_alone(model: Transformer) -> None:
         batch.add(waiting[:1])
         del waiting[:1]
         results |= dict(batch.step())
-    for key, item in enumerate(inputs()):
-        assert_same(results[key], generate(model, [item], SPECIAL)[0])
+    for key, expected in enumerate(alone):
+        assert_same(results[key], expected)
 
 
-def test_scores_are_those_of_forced_decoding(model: Transformer) -> None:
-    for item in inputs():
+def test_scores_are_those_of_forced_decoding(model: Transformer, alone: list[list[Hypothesis]]) -> None:
+    for item, hypotheses in zip(inputs(), alone, strict=True):
         if item.config.repetition_penalty != 1.0:
             continue  # its scores are those of the penalised distribution
-        for each in generate(model, [item], SPECIAL)[0]:
+        for each in hypotheses:
             target = [*each.token_ids, EOS] if each.finish_reason == "end" else list(each.token_ids)
             expected = score_target(model, item.source_ids, target)
             assert each.token_log_probs == pytest.approx(expected, abs=1e-4)

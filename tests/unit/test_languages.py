@@ -147,6 +147,12 @@ def test_no_letters(detector: LanguageDetector, text: str) -> None:
     assert detector.detect(text, BOTH) == []
 
 
+@pytest.mark.parametrize("text", ["Москва", "日本", "καλημέρα"])
+def test_letters_that_no_trained_language_has_say_nothing(detector: LanguageDetector, text: str) -> None:
+    assert [found.confidence for found in detector.detect(text, BOTH)] == [0.5, 0.5]
+    assert detector.detect(f"{text} bonjour", BOTH)[0].language == "fr"
+
+
 def test_installed_languages(detector: LanguageDetector) -> None:
     assert detector.detect("bonjour", []) == []
     assert [(found.language, found.confidence) for found in detector.detect("bonjour", ["en"])] == [("en", 1.0)]

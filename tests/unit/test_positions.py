@@ -11,10 +11,8 @@ from tests.unit.naive_transformer import relative_bucket, sinusoid
 
 
 @pytest.mark.parametrize("layout", ["interleaved", "halves", "halves_fairseq"])
-@pytest.mark.parametrize("d_model", [2, 8, 30])
+@pytest.mark.parametrize("d_model", [4, 8, 30])  # fairseq's exponents divide by d_model / 2 - 1: not defined for 2
 def test_sinusoids_follow_the_formula(layout: SinusoidLayout, d_model: int) -> None:
-    if layout == "halves_fairseq" and d_model == 2:
-        pytest.skip("fairseq's exponents divide by d_model / 2 - 1, which is zero here")
     table = sinusoids(700, d_model, layout)
     assert table.dtype == torch.float32
     for position in (0, 1, 2, 63, 699):
@@ -58,9 +56,7 @@ def test_buckets_follow_the_paper(bidirectional: bool, num_buckets: int, max_dis
     reach = 3 * max_distance
     found = bias(torch.tensor([[reach]]), torch.arange(2 * reach + 1)[None]).detach()  # (1, H, 1, 2 * reach + 1)
     expected = [
-        relative_bucket(
-            distance, bidirectional=bidirectional, num_buckets=num_buckets, max_distance=max_distance
-        )
+        relative_bucket(distance, bidirectional=bidirectional, num_buckets=num_buckets, max_distance=max_distance)
         for distance in range(-reach, reach + 1)
     ]
     wrong = [
