@@ -64,6 +64,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         save_file(_pack(checkpoint.weights, checkpoint.weight_format), path / WEIGHTS_FILE)
+        # safetensors makes a file that only its owner may read, but a service may run as another user.
+        (path / WEIGHTS_FILE).chmod(0o644)
         (path / TOKENIZER_FILE).write_bytes(checkpoint.tokenizer.serialized)
         (path / CONFIG_FILE).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:

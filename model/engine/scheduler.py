@@ -25,7 +25,7 @@ With the lengths of everyday sentences, padding adds 45% to what the batch holds
 PASSING_BATCHES = 1.0
 """How much may pass a caller whose turn it is but whose request does not fit, in full batches."""
 MAX_PASSED_CALLERS = 16
-"""How many callers whose request does not fit are passed in one selection, which bounds its time."""
+"""How many callers are passed in one selection, which bounds its time."""
 
 
 class CallerQueue:
@@ -39,7 +39,7 @@ class CallerQueue:
     def __init__(self, caller: str | None, chunk_cost: float) -> None:
         self.caller = caller
         self.passed_cost = 0
-        """Cost of other callers' requests that ran although it was this queue's turn."""
+        """Cost of other callers' requests that ran although it was this caller's turn."""
         self._chunk_cost = chunk_cost
         self._row: OrderedDict[Request, None] = OrderedDict()
         self._chunk: list[Request] = []  # the last one goes next
@@ -247,18 +247,18 @@ class Scheduler:
         passed: list[tuple[float, int, CallerQueue]] = []
         while self._tags and len(passed) < MAX_PASSED_CALLERS:
             tag, number, queue = heapq.heappop(self._tags)
-            if not queue:
+            if not queue and not passed:
                 # Only now is it forgotten that this caller had its share: all other tags have reached its own.
                 self._virtual_time = max(self._virtual_time, tag)
                 del self._callers[queue.caller]
-            elif self._running.fits(request := queue.first()):
+            elif queue and self._running.fits(request := queue.first()):
                 self._start(request, queue, tag)
                 selected.append(request)
                 for _, _, waiting_queue in passed:
                     waiting_queue.passed_cost += request.cost
             else:
                 passed.append((tag, number, queue))
-                if queue.passed_cost >= self._max_passed_cost:
+                if queue and queue.passed_cost >= self._max_passed_cost:
                     break  # nothing joins, so that the batch empties until its request fits
         for entry in passed:
             heapq.heappush(self._tags, entry)

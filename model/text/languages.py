@@ -218,11 +218,13 @@ class LanguageDetector:
         return sorted(found, key=lambda detection: -detection.confidence)
 
     def _logits(self, words: Sequence[str]) -> list[float]:
-        """Calibrated logits of the trained languages, against the first; all zero without words."""
+        """Calibrated logits of the trained languages, with zero mean; all zero without words."""
         if not words:
             return [0.0] * len(self.languages)
         scale = calibration_scale(sum(map(len, words)), self._intercept, self._slope)
-        return [0.0, *(scale * sum(scores) for scores in zip(*map(self._word_scores, words), strict=True))]
+        raw = [0.0, *map(sum, zip(*map(self._word_scores, words), strict=True))]
+        mean = sum(raw) / len(raw)
+        return [scale * (value - mean) for value in raw]
 
     def _score(self, word: str) -> tuple[float, ...]:
         """Summed weights of the n-grams of a word, for each language but the first."""

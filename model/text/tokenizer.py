@@ -1,4 +1,4 @@
-"""Text to token ids and back: sentencepiece, the special tokens, and the target-language tokens; it knows no tensors."""
+"""Text to token ids and back: sentencepiece, the special tokens, and target-language tokens; it knows no tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Renames another code base's tensors into ours by a table; every tensor that no line of the table names is an error."""
+"""Renames another code base's tensors into ours by a table; a tensor that no line of the table names is an error."""
 
 from __future__ import annotations
 

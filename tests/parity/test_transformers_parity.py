@@ -1,9 +1,10 @@
-"""Random networks of other code bases, renamed into ours by a table, must give the same logits and attention weights."""
+"""Random networks of other code bases, renamed into ours by a table, give the same logits and attention weights."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from model.transformer import Transformer
 from tests.parity.families import CASES, VOCAB_SIZE, Family
 from tests.parity.renaming import Rename, RenamingError, rename
 
-TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
+assert_close = partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
 SOURCE_LENGTHS, TARGET_LENGTHS = (9, 1, 20, 4), (18, 5, 1, 11)
 every_case = pytest.mark.parametrize("case", CASES)
 
@@ -81,7 +82,7 @@ def test_logits_are_theirs(pair: Pair) -> None:
     found = pair.ours(pair.source_ids, pair.target_input_ids)
     expected = pair.theirs.logits
     assert expected[pair.target_mask].std() > 0.1
-    torch.testing.assert_close(found[pair.target_mask], expected[pair.target_mask], **TOLERANCE)
+    assert_close(found[pair.target_mask], expected[pair.target_mask])
 
 
 @every_case
@@ -90,14 +91,14 @@ def test_logits_with_the_cache_are_theirs(pair: Pair) -> None:
     ours = pair.ours
     cache = ours.start_cache(ours.encode(pair.source_ids, pair.source_mask), pair.source_mask, capacity=4)
     found = torch.stack([ours.decode_step(tokens, cache) for tokens in pair.target_input_ids.T], dim=1)
-    torch.testing.assert_close(found[pair.target_mask], pair.theirs.logits[pair.target_mask], **TOLERANCE)
+    assert_close(found[pair.target_mask], pair.theirs.logits[pair.target_mask])
 
 
 @every_case
 @torch.no_grad()
 def test_encoder_output_is_theirs(pair: Pair) -> None:
     found = pair.ours.encode(pair.source_ids, pair.source_mask)[pair.source_mask]
-    torch.testing.assert_close(found, pair.theirs.encoder_last_hidden_state[pair.source_mask], **TOLERANCE)
+    assert_close(found, pair.theirs.encoder_last_hidden_state[pair.source_mask])
 
 
 @every_case
@@ -111,7 +112,7 @@ def test_attention_weights_are_theirs(pair: Pair) -> None:
         assert len(ours) == len(theirs)
         for our_layer, their_layer in zip(ours, theirs, strict=True):
             queries = our_layer.transpose(1, 2)[mask]  # (real queries, H, keys)
-            torch.testing.assert_close(queries, their_layer.transpose(1, 2)[mask], **TOLERANCE)
+            assert_close(queries, their_layer.transpose(1, 2)[mask])
 
 
 SENSITIVE: list[tuple[str, dict[str, Any]]] = [
@@ -154,9 +155,9 @@ def test_a_wrong_field_shows_in_the_logits(pair: Pair, fields: dict[str, Any]) -
 def test_a_table_that_does_not_fit_is_refused(pair: Pair) -> None:
     tensors = dict(pair.family.theirs.state_dict())
     table = pair.family.table
-    with pytest.raises(RenamingError, match="surplus.weight is in no line of the table"):
+    with pytest.raises(RenamingError, match=r"surplus\.weight is in no line of the table"):
         rename({**tensors, "surplus.weight": torch.zeros(2)}, table)
     with pytest.raises(RenamingError, match="the line nowhere names no tensor"):
         rename(tensors, [*table, Rename("nowhere", "encoder.norm.weight")])
-    with pytest.raises(RenamingError, match=r"lm_head.weight differs .* becomes source_embedding.weight"):
+    with pytest.raises(RenamingError, match=r"lm_head\.weight differs .* becomes source_embedding\.weight"):
         rename({**tensors, "lm_head.weight": tensors["lm_head.weight"] + 1}, table)

@@ -71,7 +71,7 @@ class NaiveTransformer:
     """Computes logits and attention weights of one source and one target.
 
     Attributes:
-        attention: weights of the last call, (H, queries, keys), by names such as ``"decoder.layers.1.cross_attention"``.
+        attention: weights (H, queries, keys) of the last call, by names such as ``"decoder.layers.1.cross_attention"``.
     """
 
     def __init__(self, model: Transformer) -> None:

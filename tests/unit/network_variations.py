@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from model.config import ModelConfig
 from model.transformer import Transformer
 
 VOCAB_SIZE = 29
+
+assert_close = partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
+"""What float32 owes: sums in another order, in a network of a few layers with numbers around one."""
 
 VARIATIONS: dict[str, dict[str, Any]] = {
     "default": {},

@@ -225,19 +225,21 @@ def test_no_request_is_overtaken_by_more_than_its_chunk() -> None:
 
 
 def test_chunks_fall_and_rise_in_turn() -> None:
-    scheduler = Scheduler(15)  # one at a time: none fits beside another
-    chunk = int(CHUNK_BATCHES * 15) // 15  # of this many requests, of cost 15 in the mean
-    lengths = [1 + number % 8 for number in range(2 * chunk)]
+    budget = 15  # one at a time: none fits beside another
+    lengths = [1 + 5 * number % 8 for number in range(40)]
+    expected: list[int] = []
+    chunk: list[int] = []
+    falling = True
+    for length in lengths:
+        chunk.append(length)
+        if sum(each + 10 for each in chunk) >= CHUNK_BATCHES * budget:
+            expected += sorted(chunk, reverse=falling)
+            chunk, falling = [], not falling
+    expected += sorted(chunk, reverse=falling)
+
+    scheduler = Scheduler(budget)
     add_all(scheduler, map(new_request, lengths))
-    order: list[int] = []
-    while len(scheduler):
-        (request,) = scheduler.select()
-        order.append(request.source_length)
-        scheduler.remove(request)
-    lowest = order.index(1)
-    assert order[: lowest + 1] == sorted(order[: lowest + 1], reverse=True)
-    rising = order[lowest : order.index(8, lowest) + 1]
-    assert rising == sorted(rising)
+    assert [request.source_length for request in serve(scheduler, 40)] == expected
 
 
 def test_equal_requests_run_by_arrival() -> None:
@@ -313,6 +315,25 @@ def test_endless_new_callers_do_not_starve_an_old_one() -> None:
             scheduler.add(next(newcomers))
         served += serve(scheduler, 1)
     assert abs(callers_of(served).count("old") - 200 / 6) <= 1  # six callers wait at any time
+
+
+def test_a_newcomer_starts_where_the_fluid_share_stands() -> None:
+    """Not where a caller stands that used up its share for long.
+
+    The list and the big request share the device, so after the big one, of cost 1,000, the list is owed about 500: 25
+    of its requests, of cost 20, go before a newcomer, and not the 50 that the big one's caller must wait for.
+    """
+    scheduler = Scheduler(1)
+    add_all(scheduler, [new_request(10, caller="list") for _ in range(100)])
+    scheduler.add(new_request(990, caller="big"))
+    assert set(callers_of(serve(scheduler, 2))) == {"list", "big"}
+    scheduler.select()  # the list's second runs: everybody who waits, or had a share, is passed
+    scheduler.add(new_request(10, caller="new"))
+    scheduler.add(new_request(10, caller="big"))
+    scheduler.remove(scheduler.running_requests()[0])
+    order = callers_of(serve(scheduler, 60))
+    assert 20 <= order.index("new") <= 30
+    assert 45 <= order.index("big") <= 55
 
 
 def test_callers_without_requests_are_forgotten() -> None:

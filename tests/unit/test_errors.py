@@ -50,9 +50,9 @@ def test_the_drawing_is_the_tree() -> None:
 def test_who_catches_what() -> None:
     for kind in (InvalidTextError, InvalidOptionError, UnsupportedLanguageError):
         assert issubclass(kind, InvalidRequestError)
-    for kind in (InvalidRequestError, ConfigurationError):
-        assert issubclass(kind, ValueError)
-        assert issubclass(kind, DragomanError)
+    for root in (InvalidRequestError, ConfigurationError):
+        assert issubclass(root, ValueError)
+        assert issubclass(root, DragomanError)
     assert not issubclass(UnavailableError, ValueError)  # the request was fine
 
 

@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 from model.transformer import KVCache, Transformer
-from tests.unit.network_variations import VARIATIONS, build, pad, padded_batch
-
-TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
+from tests.unit.network_variations import VARIATIONS, assert_close, build, pad, padded_batch
 
 every_variation = pytest.mark.parametrize("variation", VARIATIONS)
 both_kinds = pytest.mark.parametrize("variation", ["default", "t5"])
@@ -51,7 +49,7 @@ class Rows:
                 target.append(token if target else config.decoder_start_id)
             logits = self.model.decode_step(torch.tensor([target[-1] for target in self.targets]), self.cache)
             expected = [alone(self.model, *pair) for pair in zip(self.sources, self.targets, strict=True)]
-            torch.testing.assert_close(logits, torch.stack(expected), **TOLERANCE)
+            assert_close(logits, torch.stack(expected))
             assert self.cache.lengths.tolist() == [len(target) for target in self.targets]
             assert self.cache.longest == max(map(len, self.targets))
             assert self.cache.num_rows == len(self.targets)
@@ -75,7 +73,7 @@ def test_cached_equals_uncached_at_every_position_of_a_padded_batch(variation: s
     expected = model(batch.source_ids, batch.target_input_ids)  # (B, T, V)
     cache = start(model, batch.sources, capacity=5)
     found = torch.stack([model.decode_step(tokens, cache) for tokens in batch.target_input_ids.T], dim=1)
-    torch.testing.assert_close(found, expected, **TOLERANCE)
+    assert_close(found, expected)
 
 
 @every_variation

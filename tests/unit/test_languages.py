@@ -158,6 +158,8 @@ def test_installed_languages(detector: LanguageDetector) -> None:
     assert [(found.language, found.confidence) for found in detector.detect("bonjour", ["en"])] == [("en", 1.0)]
     found = detector.detect("Bonjour tout le monde", ["eng_Latn", "fra_Latn"])
     assert [detection.language for detection in found] == ["fra_Latn", "eng_Latn"]
+    for text, expected in (("Bonjour tout le monde", "fr"), ("Good morning, everybody", "en")):
+        assert detector.detect(text, ["de", "en", "fr", "x-unknown"])[0].language == expected
     # Languages without weights are told apart by their script, and neutral otherwise.
     many = ["en", "fr", "ru", "zh", "ja", "el", "x-unknown"]
     assert detector.detect("Привет, мир", many)[0].language in ("ru", "x-unknown")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -31,7 +32,7 @@ def tokenizer() -> Tokenizer:
 
 
 def expected_after_round_trip(text: str) -> str:
-    """Return what is left of a text: NFC, words one space apart; U+2581 is sentencepiece's own space and counts as one."""
+    """Return what is left of a text: NFC, words one space apart; U+2581, sentencepiece's own space, counts as one."""
     return " ".join(unicodedata.normalize("NFC", text.replace("\u2581", " ")).split())
 
 
@@ -136,7 +137,7 @@ def test_languages(tokenizer: Tokenizer) -> None:
             tokenizer.encode_source("x", code)
 
 
-@pytest.mark.parametrize("text", ["\ud800", "a\udfffb", "\ud83d", "\udc80 ok"])
+@pytest.mark.parametrize("text", ["\ud800", "a\udfffb", "\udc80 ok"])
 def test_lone_surrogates_are_refused(tokenizer: Tokenizer, text: str) -> None:
     with pytest.raises(InvalidTextError, match="surrogates") as caught:
         tokenizer.encode_target(text)
@@ -169,8 +170,8 @@ def test_a_saved_tokenizer_is_the_same(tokenizer: Tokenizer, tmp_path: Path) -> 
         assert loaded.encode_source(sentence, "fr") == tokenizer.encode_source(sentence, "fr")
 
 
-def test_a_foreign_model_is_refused(tmp_path: Path) -> None:
-    def train(**options: object) -> bytes:
+def test_a_foreign_model_is_refused() -> None:
+    def train(**options: Any) -> bytes:
         model = io.BytesIO()
         sentencepiece.SentencePieceTrainer.Train(
             sentence_iterator=iter(sentences()[::20]), model_writer=model, vocab_size=200, minloglevel=2, **options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +18,8 @@ D_MODEL, NUM_HEADS, D_FF, NUM_LAYERS = 16, 4, 24, 2
 
 
 def copy_attention(ours: MultiHeadAttention, theirs: nn.MultiheadAttention) -> None:
-    weights = [projection.weight for projection in (ours.q_proj, ours.k_proj, ours.v_proj)]
-    biases = [projection.bias for projection in (ours.q_proj, ours.k_proj, ours.v_proj)]
+    weights: list[Tensor] = [projection.weight for projection in (ours.q_proj, ours.k_proj, ours.v_proj)]
+    biases: list[Tensor] = [projection.bias for projection in (ours.q_proj, ours.k_proj, ours.v_proj)]
     assert theirs.in_proj_weight is not None
     theirs.in_proj_weight.copy_(torch.cat(weights))
     theirs.in_proj_bias.copy_(torch.cat(biases))
@@ -48,7 +49,7 @@ class Reference(nn.Module):
         super().__init__()
         config: ModelConfig = model.config
         self.model = model
-        shape = {
+        shape: dict[str, Any] = {
             "d_model": config.d_model,
             "nhead": config.num_heads,
             "dim_feedforward": config.d_ff,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,8 +11,15 @@ from torch import Tensor
 
 from model.training import loss as loss_module
 from model.training.loss import cross_entropy, linear_cross_entropy
+from tests.unit.tiny_training import one_thread
 
 NUM_TOKENS, WIDTH, VOCAB = 37, 12, 50
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 def make_inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -11,9 +11,7 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.transformer import Transformer
 from tests.unit.naive_transformer import NaiveTransformer
-from tests.unit.network_variations import VARIATIONS, VOCAB_SIZE, build, padded_batch
-
-TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
+from tests.unit.network_variations import VARIATIONS, VOCAB_SIZE, assert_close, build, padded_batch
 
 every_variation = pytest.mark.parametrize("variation", VARIATIONS)
 
@@ -40,8 +38,8 @@ def test_padded_batch_equals_the_naive_network_row_by_row(variation: str) -> Non
     for row, (source, target) in enumerate(zip(batch.sources, batch.targets, strict=True)):
         expected = torch.from_numpy(naive.logits(source, target)).float()
         assert expected.std() > 0.1
-        torch.testing.assert_close(fused[row, : len(target)], expected, **TOLERANCE)
-        torch.testing.assert_close(plain[row, : len(target)], expected, **TOLERANCE)
+        assert_close(fused[row, : len(target)], expected)
+        assert_close(plain[row, : len(target)], expected)
 
 
 @every_variation
@@ -62,7 +60,7 @@ def test_attention_weights_are_those_of_the_naive_network(variation: str) -> Non
             for index, weights in enumerate(layers):
                 expected = torch.from_numpy(naive.attention[name.format(index)]).float()  # (H, queries, keys)
                 _, num_queries, num_keys = expected.shape
-                torch.testing.assert_close(weights[row, :, :num_queries, :num_keys], expected, **TOLERANCE)
+                assert_close(weights[row, :, :num_queries, :num_keys], expected)
 
 
 @every_variation
@@ -74,7 +72,7 @@ def test_attention_rows_sum_to_one_and_masked_positions_are_exactly_zero(variati
     assert padding.any()
     future = torch.ones(found.decoder[0].shape[-2:]).triu(1).bool()  # (T, T)
     for weights in (*found.encoder, *found.decoder, *found.cross):
-        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+        assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
         assert (weights >= 0).all()
     for weights in (*found.encoder, *found.cross):
         assert (weights.masked_select(padding[:, None, None, :]) == 0).all()
@@ -91,7 +89,7 @@ def test_recording_attention_does_not_change_the_encoder_output() -> None:
         recorded = model.encode(batch.source_ids, mask, record)
         fused = model.encode(batch.source_ids, mask)
     assert len(record) == model.config.num_encoder_layers
-    torch.testing.assert_close(recorded[mask], fused[mask], **TOLERANCE)
+    assert_close(recorded[mask], fused[mask])
 
 
 @every_variation
@@ -126,7 +124,7 @@ def test_source_mask_overrules_the_padding_id() -> None:
     mask = torch.tensor([[True, True, True, True, False, False]])
     with torch.no_grad():
         masked = model(batch.source_ids, batch.target_input_ids, mask)
-    torch.testing.assert_close(masked, run(model, batch.source_ids[:, :4], batch.target_input_ids), **TOLERANCE)
+    assert_close(masked, run(model, batch.source_ids[:, :4], batch.target_input_ids))
 
 
 @pytest.mark.parametrize("variation", ["default", "t5", "bart"])

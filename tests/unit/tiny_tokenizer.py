@@ -39,11 +39,36 @@ _ENDS = {
 }
 
 
-_SYLLABLES = "ba con dé fri gla hou ja ker lu mi nou pré qui ra ston té ville xo zen tion ment ing ough eau".split()
+_SYLLABLES = (
+    "ba",
+    "con",
+    "dé",
+    "fri",
+    "gla",
+    "hou",
+    "ja",
+    "ker",
+    "lu",
+    "mi",
+    "nou",
+    "pré",
+    "qui",
+    "ra",
+    "ston",
+    "té",
+    "ville",
+    "xo",
+    "zen",
+    "tion",
+    "ment",
+    "ing",
+    "ough",
+    "eau",
+)
 
 
 def sentences() -> list[str]:
-    """Return all sentences that the lists above make, and as many of made-up words, which keep the vocabulary varied."""
+    """Return all sentences that the lists above make, and as many of made-up words for a varied vocabulary."""
     parts = [_SUBJECTS, _VERBS, _OBJECTS, _ENDS]
     real = [
         f"{subject} {verb} {thing}{end}"

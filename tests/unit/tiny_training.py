@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from model.config import DataConfig, ModelConfig, OptimizerConfig, SourceConfig, TrainingConfig
 from model.text.tokenizer import Tokenizer, train_tokenizer
 
-VOCAB_SIZE = 560
+VOCAB_SIZE = 320
 
 _NOUNS = (("le chat", "the cat"), ("la maison", "the house"), ("le train", "the train"), ("une amie", "a friend"))
 _VERBS = (("voit", "sees"), ("cherche", "looks for"), ("aime bien", "quite likes"), ("attend", "is waiting for"))
-_PLACES = (("", ""), (" ici", " here"), (" près de la gare", " near the station"), (" depuis deux heures", " for hours"))
+_PLACES = (
+    ("", ""),
+    (" ici", " here"),
+    (" près de la gare", " near the station"),
+    (" depuis deux heures", " for hours"),
+)
 
 
 def sentence_pairs() -> list[tuple[str, str]]:
@@ -35,7 +43,7 @@ def write_pairs(path: Path, pairs: Sequence[tuple[str, str]]) -> Path:
 
 @functools.cache
 def tokenizer() -> Tokenizer:
-    """Return a tokeniser of 560 tokens, trained on the sentences."""
+    """Return a tokeniser of 320 tokens, trained on the sentences."""
     sentences = [side for pair in sentence_pairs() for side in pair]
     with tempfile.TemporaryDirectory() as folder:
         return train_tokenizer(sentences, Path(folder) / "tokenizer.model", vocab_size=VOCAB_SIZE, num_threads=1)
@@ -74,3 +82,14 @@ def recipe(folder: Path, **changes: Any) -> TrainingConfig:
         checkpoint_every_steps=100,
     )
     return dataclasses.replace(config, **changes)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread: on networks this small, more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
