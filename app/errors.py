@@ -25,6 +25,7 @@ from model import (
     ConfigurationError,
     CorpusError,
     DeadlineExceededError,
+    DecodingError,
     DragomanError,
     EngineClosedError,
     InvalidOptionError,
@@ -70,6 +71,7 @@ KINDS: Mapping[type[DragomanError], Kind] = {
     OverloadedError: Kind(503, "overloaded", "The queue is full"),
     DeadlineExceededError: Kind(504, "deadline-exceeded", "The request's time ran out"),
     RequestCancelledError: Kind(499, "request-cancelled", "The client went away"),
+    DecodingError: INTERNAL,
     EngineClosedError: Kind(503, "unavailable", "The service does not take requests now"),
 }
 """The answer to every leaf of the tree in model.errors; a test checks that none is missing."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from model.errors import ConfigurationError as ConfigurationError
     from model.errors import CorpusError as CorpusError
     from model.errors import DeadlineExceededError as DeadlineExceededError
+    from model.errors import DecodingError as DecodingError
     from model.errors import DragomanError as DragomanError
     from model.errors import EngineClosedError as EngineClosedError
     from model.errors import InvalidOptionError as InvalidOptionError
@@ -42,6 +43,7 @@ _HOMES = {
         "ConfigurationError",
         "CorpusError",
         "DeadlineExceededError",
+        "DecodingError",
         "DragomanError",
         "EngineClosedError",
         "InvalidOptionError",

@@ -12,7 +12,8 @@ DragomanError
     ├── OverloadedError            the queue is full; try again later
     ├── DeadlineExceededError      the request's time ran out
     ├── RequestCancelledError      the caller went away
-    └── EngineClosedError          shutting down, or the worker died
+    ├── EngineClosedError          shutting down, or the worker died
+    └── DecodingError              the computation itself failed
 """
 
 from __future__ import annotations
@@ -94,6 +95,10 @@ class RequestCancelledError(UnavailableError):
 
 class EngineClosedError(UnavailableError):
     """The engine does not take requests: it is shutting down, or its worker died."""
+
+
+class DecodingError(UnavailableError):
+    """The computation of this request failed; others are not concerned."""
 
 
 def shorten(value: object, limit: int = 80) -> str:

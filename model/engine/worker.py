@@ -12,7 +12,14 @@ from model.engine.request import Request, RequestState
 from model.engine.runner import Failure, Runner, is_fatal
 from model.engine.scheduler import Scheduler
 from model.engine.stats import EngineObserver, EngineStats, Outcome, Throughput, Totals
-from model.errors import DeadlineExceededError, DragomanError, EngineClosedError, OverloadedError, UnavailableError
+from model.errors import (
+    DeadlineExceededError,
+    DecodingError,
+    DragomanError,
+    EngineClosedError,
+    OverloadedError,
+    UnavailableError,
+)
 from model.generation import Hypothesis
 
 STEP_GRACE_SECONDS = 10.0
@@ -248,6 +255,6 @@ def _computation_error(error: Exception) -> Exception:
     """The error for a request's future; a new one for each, because futures of several threads raise it."""
     if isinstance(error, DragomanError) and not isinstance(error, UnavailableError):
         return error
-    failure = UnavailableError(f"the request could not be decoded: {type(error).__name__}: {error}")
+    failure = DecodingError(f"the request could not be decoded: {type(error).__name__}: {error}")
     failure.__cause__ = error
     return failure

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from model.errors import UnavailableError
+from model.errors import DecodingError
 from model.generation.candidates import best_tokens, in_order
 from model.generation.generation_input import GenerationInput
 from model.generation.hypothesis import Hypothesis
@@ -27,7 +27,7 @@ Candidates = tuple[list[list[int]], list[list[float]]]
 """What ``Search.advance`` takes: tokens and log-probabilities for each row of one request."""
 
 
-class NonFiniteLogitsError(UnavailableError):
+class NonFiniteLogitsError(DecodingError):
     """The network computed NaN or infinity: damaged weights, or a number format that is too narrow for them.
 
     Attributes:

@@ -238,7 +238,7 @@ def _write_cache(path: Path, corpus: Corpus, reports: Sequence[SourceReport]) ->
 def _read_cache(path: Path, weights: tuple[float, ...]) -> tuple[Corpus, list[SourceReport]] | None:
     """Return what an earlier call wrote, or None where there is nothing, or nothing that can be read."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             reports = [SourceReport(**report) for report in json.loads(arrays["reports"].tobytes())]
             ids, offsets = (arrays["ids0"], arrays["ids1"]), (arrays["offsets0"], arrays["offsets1"])
             return Corpus(ids, offsets, arrays["source_of"], weights), reports

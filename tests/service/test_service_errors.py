@@ -13,6 +13,7 @@ from app.errors import KINDS
 from model import (
     CheckpointError,
     ConfigurationError,
+    DecodingError,
     DragomanError,
     InvalidOptionError,
     InvalidRequestError,
@@ -41,7 +42,7 @@ def test_the_blame_falls_on_the_right_side() -> None:
     for leaf, kind in KINDS.items():
         if issubclass(leaf, InvalidRequestError):
             assert kind.status == 422
-        elif issubclass(leaf, UnavailableError):
+        elif issubclass(leaf, UnavailableError) and leaf is not DecodingError:
             assert kind.status in (499, 503, 504)
         else:
             assert kind.status == 500
@@ -62,6 +63,7 @@ class UnknownRequestError(InvalidRequestError):
         (UnknownRequestError("shape", "must be round", "square"), 422, 400),
         (InvalidOptionError("top_k", "must not be negative", -1), 422, 400),
         (UnavailableError("out of order"), 500, 500),
+        (DecodingError("secret tensor"), 500, 500),
         (CheckpointError("secret path"), 500, 500),
         (ConfigurationError("models", "must not be secret", "secret"), 500, 500),
         (RuntimeError("secret detail"), 500, 500),

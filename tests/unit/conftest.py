@@ -1,15 +1,19 @@
-"""Fixtures for tests of the command line; they keep everything heavy from being imported."""
+"""Fixtures of several files: a command line without heavy imports, and an engine on a script."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from model.config import EngineConfig
+from model.config import EngineConfig, ModelConfig
+from model.engine.engine import Engine
+from model.transformer import Transformer
+from tests.unit.scripted_engine import THREAD_NAME, Script, ScriptedBatch
 from tests.unit.stub_translator import Install, StubTranslator
 
 
@@ -54,3 +58,40 @@ def stdin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
     yield put
     for stream in opened:
         stream.close()
+
+
+@pytest.fixture(scope="module")
+def network() -> Transformer:
+    """The smallest network; only its configuration is used."""
+    return Transformer(
+        ModelConfig(
+            vocab_size=1000, d_model=4, d_ff=4, num_heads=1, num_encoder_layers=1, num_decoder_layers=1,
+            max_source_length=8, max_target_length=10,
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture
+def script() -> Script:
+    """Controls the engine of the test."""
+    return Script()
+
+
+@pytest.fixture
+def start(network: Transformer, script: Script) -> Iterator[Callable[..., Engine]]:
+    """Start an engine on the script; it is closed after the test, and no thread may be left over."""
+    engines: list[Engine] = []
+
+    def start_engine(max_batch_tokens: int = 1000, max_queued_requests: int = 100, **options: object) -> Engine:
+        config = EngineConfig(
+            device="cpu", num_threads=1, max_batch_tokens=max_batch_tokens, max_queued_requests=max_queued_requests
+        )
+        batch_options = {"new_batch": lambda: ScriptedBatch(script), "clock": lambda: script.now}
+        engines.append(Engine(network, config, **(batch_options | options)))  # type: ignore[arg-type]
+        return engines[-1]
+
+    yield start_engine
+    script.run_freely()
+    for engine in engines:
+        engine.close(drain=False)
+    assert THREAD_NAME not in [thread.name for thread in threading.enumerate()]

@@ -35,7 +35,7 @@ def random_corpus(num_pairs: int = 300, weights: tuple[float, ...] = (1.0,)) -> 
     """Return pairs of 1 to 30 random tokens, spread evenly over as many files as there are weights."""
     rng = np.random.default_rng(11)
     pairs = [tuple(rng.integers(50, 300, rng.integers(1, 31)).tolist() for _ in LANGUAGES) for _ in range(num_pairs)]
-    return make_corpus(pairs, [index % len(weights) for index in range(num_pairs)], weights)  # type: ignore[arg-type]
+    return make_corpus(pairs, [index % len(weights) for index in range(num_pairs)], weights)
 
 
 def make_batches(corpus: Corpus, batch_tokens: int = 128, seed: int = 1) -> Batches:
