@@ -1,7 +1,7 @@
 # The service with its embedded model inside; needs no network at run time.
 #   docker build -t dragoman .
 #   docker build -t dragoman:cuda --build-arg TORCH_VARIANT=cuda .
-ARG PYTHON_VERSION=3.12
+ARG PYTHON_VERSION=3.11
 
 FROM python:${PYTHON_VERSION}-slim AS build
 # cpu: PyTorch's own CPU build. cuda: the build on PyPI, with several GB of NVIDIA libraries.
@@ -39,7 +39,7 @@ USER 10001
 WORKDIR /
 EXPOSE 8000
 # The start period covers loading and warming up the model; proxies of the environment are not asked.
-HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --start-interval=2s --retries=3 \
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
   CMD ["python", "-c", "import os, urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:' + os.environ['DRAGOMAN_PORT'] + '/readyz', timeout=4)"]
 ENTRYPOINT ["dragoman"]
 CMD ["serve"]

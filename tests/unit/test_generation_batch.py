@@ -70,11 +70,14 @@ def configs(draw: st.DrawFn) -> GenerationConfig:
         max_size=6,
     ),
     seed=st.integers(0, 9),
+    ties=st.booleans(),
 )
 def test_requests_that_join_and_are_cancelled_at_any_time_do_not_disturb_each_other(
-    requests: list[tuple[list[int], GenerationConfig, int, int]], seed: int
+    requests: list[tuple[list[int], GenerationConfig, int, int]], seed: int, ties: bool
 ) -> None:
     model = TableModel(VOCAB_SIZE, seed, sharpness=1.0)
+    if ties:
+        model.table.data.round_()
     inputs = [GenerationInput(source, config) for source, config, _, _ in requests]
     batch: DecodingBatch[int] = DecodingBatch(as_transformer(model), SPECIAL)
     results: dict[int, list[Hypothesis]] = {}
@@ -137,6 +140,21 @@ def test_rows_change_hands_while_their_number_stays() -> None:
     while batch.num_requests:
         results |= dict(batch.step())
     assert results == {"leaving": alone(model, leaving), "growing": alone(model, growing)}
+
+
+def test_among_equally_probable_tokens_the_smallest_id_comes_first() -> None:
+    model = TableModel(vocab_size=5000, seed=2)
+    model.table.data.clamp_(max=3.0)  # some hundred tokens of each row are equal and the most probable
+    greedy = GenerationInput([4, 5, 6], GenerationConfig(beam_size=1, max_new_tokens=5))
+    beam = GenerationInput([4, 5], GenerationConfig(beam_size=4, max_new_tokens=5, num_hypotheses=4))
+    expected: list[int] = []
+    for _ in range(5):
+        logits = model.next_logits([4, 5, 6], expected)
+        expected.append(max(range(EOS, 5000), key=lambda token: (logits[token], -token)))
+    assert alone(model, greedy)[0].token_ids == tuple(expected)
+    others = [GenerationInput([4], GenerationConfig(beam_size=size, max_new_tokens=5)) for size in (2, 9, 20)]
+    together = generate(as_transformer(model), [greedy, beam, *others], SPECIAL)
+    assert together[:2] == [alone(model, greedy), alone(model, beam)]
 
 
 def test_an_empty_batch_can_be_filled_again() -> None:

@@ -52,6 +52,17 @@ def test_truncation_follows_its_definition(logits: list[float], temperature: flo
     assert found.tolist() == pytest.approx(brute_force_probabilities(logits, temperature, top_k, top_p), abs=1e-12)
 
 
+@pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9, 0.99, 1 - 1e-12])
+@pytest.mark.parametrize("sharpness", [0.01, 1.0, 4.0])
+def test_truncation_follows_its_definition_in_a_large_vocabulary(top_p: float, sharpness: float) -> None:
+    logits = torch.randn(3000, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * sharpness
+    found = truncated_probabilities(logits, top_p=top_p)
+    ordered = logits.softmax(0).sort(descending=True)
+    size = next(size for size in range(1, 3001) if size == 3000 or float(ordered.values[:size].sum()) >= top_p)
+    assert set(found.nonzero()[:, 0].tolist()) == set(ordered.indices[:size].tolist())
+    assert float(found.sum()) == pytest.approx(1.0)
+
+
 def test_extreme_temperatures_stay_finite() -> None:
     logits = torch.tensor([50.0, 49.9, -50.0])
     assert truncated_probabilities(logits, temperature=1e-300).tolist() == [1.0, 0.0, 0.0]
