@@ -62,15 +62,16 @@ def evaluate_pairs(
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a UTF-8 file without their ends.
+    """Return the lines of a UTF-8 file without their ends; only LF and CRLF end a line, as in every aligned corpus.
 
     Raises:
         CorpusError: the file cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise CorpusError(f"cannot read {path}: {error}") from error
+    return [line.removesuffix("\r") for line in lines]
 
 
 def dev_sets(directory: Path, languages: Sequence[str]) -> Iterator[tuple[str, str, str]]:
