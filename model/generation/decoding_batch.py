@@ -69,6 +69,7 @@ class DecodingBatch(Generic[Key]):
                 prefix can contain them.
         """
         assert not model.training, "decoding needs model.eval(), otherwise dropout is active"
+        assert all(0 <= token_id < model.config.vocab_size for token_id in always_banned), "no such token to ban"
         self._model = model
         self._device = next(model.parameters()).device
         self._always_banned = torch.tensor(sorted(set(always_banned)), dtype=torch.long, device=self._device)
@@ -134,7 +135,7 @@ class DecodingBatch(Generic[Key]):
 
         Raises:
             NonFiniteLogitsError: for some requests, which have left. The others go on; what finished in this step is
-                returned by the next.
+                returned by the next. After any other exception, such as a lack of memory, the batch is of no more use.
         """
         finished, self._undelivered = self._undelivered, []
         if not self._running:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from model.config import GenerationConfig
 from model.errors import InvalidOptionError, InvalidRequestError
@@ -142,19 +143,33 @@ def test_rows_change_hands_while_their_number_stays() -> None:
     assert results == {"leaving": alone(model, leaving), "growing": alone(model, growing)}
 
 
-def test_among_equally_probable_tokens_the_smallest_id_comes_first() -> None:
-    model = TableModel(vocab_size=5000, seed=2)
-    model.table.data.clamp_(max=3.0)  # some hundred tokens of each row are equal and the most probable
-    greedy = GenerationInput([4, 5, 6], GenerationConfig(beam_size=1, max_new_tokens=5))
-    beam = GenerationInput([4, 5], GenerationConfig(beam_size=4, max_new_tokens=5, num_hypotheses=4))
-    expected: list[int] = []
-    for _ in range(5):
-        logits = model.next_logits([4, 5, 6], expected)
-        expected.append(max(range(EOS, 5000), key=lambda token: (logits[token], -token)))
-    assert alone(model, greedy)[0].token_ids == tuple(expected)
-    others = [GenerationInput([4], GenerationConfig(beam_size=size, max_new_tokens=5)) for size in (2, 9, 20)]
-    together = generate(as_transformer(model), [greedy, beam, *others], SPECIAL)
-    assert together[:2] == [alone(model, greedy), alone(model, beam)]
+def best_tokens_with_the_greatest_ids_first(log_probs: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """What a device may do with ties as well."""
+    found = log_probs.flip(1).sort(dim=1, descending=True, stable=True)
+    return found.values[:, :count], log_probs.shape[1] - 1 - found.indices[:, :count]
+
+
+@pytest.mark.parametrize("vocab_size", [300, 5000])
+@pytest.mark.parametrize("device", ["as it is", "the other way round"])
+def test_among_equally_probable_tokens_the_smallest_id_comes_first(
+    vocab_size: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if device == "the other way round":
+        monkeypatch.setattr("model.generation.decoding_batch.best_tokens", best_tokens_with_the_greatest_ids_first)
+    for seed in range(10):
+        model = TableModel(vocab_size, seed, sharpness=1.0)
+        model.table.data.round_()  # one or two tokens have the greatest logit, and a tenth the next ones
+        logits = model.next_logits([4, 5, 6], ())
+        best = sorted(range(EOS, vocab_size), key=lambda token: (-logits[token], token))[:10]
+        inputs = [
+            GenerationInput([4, 5, 6], GenerationConfig(beam_size=size, num_hypotheses=size, max_new_tokens=1))
+            for size in (1, 2, 4, 7, 10)
+        ]
+        together = generate(as_transformer(model), inputs, SPECIAL)
+        for item, found in zip(inputs, together, strict=True):
+            first = [each.token_ids[0] if each.token_ids else EOS for each in found]
+            assert sorted(first) == sorted(best[: item.max_rows])
+            assert alone(model, item) == found
 
 
 def test_an_empty_batch_can_be_filled_again() -> None:
