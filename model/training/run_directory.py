@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -79,24 +80,21 @@ class RunDirectory:
         temporary.replace(self.path / _RECIPE_FILE)
 
     def save(self, step: int, checkpoint: Checkpoint, state: TrainingState) -> Path:
-        """Write the checkpoint of a step, whole or not at all, and delete the oldest beyond ``keep``."""
+        """Write the checkpoint of a step, whole or not at all, and delete the oldest beyond ``keep``.
+
+        Raises:
+            CheckpointError: the folder cannot be written; the earlier checkpoints are as they were.
+        """
         final = self.path / "checkpoints" / f"step-{step:08d}"
         temporary = final.with_suffix(".partial")
         shutil.rmtree(temporary, ignore_errors=True)
         save_checkpoint(temporary, checkpoint)
-        folder = temporary / _STATE_FOLDER
-        folder.mkdir()
-        save_file({name: tensor.detach() for name, tensor in state.weights.items()}, folder / WEIGHTS_FILE)
-        torch.save(state.optimizer, folder / "optimizer.pt")
-        progress = {
-            "epoch": state.epoch,
-            "step_of_epoch": state.step_of_epoch,
-            "average_updates": state.average_updates,
-            "averaged": state.average is not None,
-        }
-        (folder / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
-        shutil.rmtree(final, ignore_errors=True)  # from before a return to an older checkpoint
-        temporary.rename(final)
+        try:
+            _write_state(temporary / _STATE_FOLDER, state)
+            shutil.rmtree(final, ignore_errors=True)  # from before a return to an older checkpoint
+            temporary.rename(final)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as a RuntimeError
+            raise CheckpointError(f"cannot write the checkpoint {final}: {error}") from error
         for old in self._checkpoints()[: -self.keep]:
             shutil.rmtree(old)
         return final
@@ -133,6 +131,19 @@ class RunDirectory:
 
     def _checkpoints(self) -> list[Path]:
         return sorted(p for p in self.path.glob("checkpoints/step-*") if p.suffix != ".partial")
+
+
+def _write_state(folder: Path, state: TrainingState) -> None:
+    folder.mkdir()
+    save_file({name: tensor.detach() for name, tensor in state.weights.items()}, folder / WEIGHTS_FILE)
+    torch.save(state.optimizer, folder / "optimizer.pt")
+    progress = {
+        "epoch": state.epoch,
+        "step_of_epoch": state.step_of_epoch,
+        "average_updates": state.average_updates,
+        "averaged": state.average is not None,
+    }
+    (folder / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
 
 
 def require_same_network(config: ModelConfig, other: ModelConfig, rule: str, free: Collection[str] = ()) -> None:

@@ -19,7 +19,7 @@ COPY, REVERSE = 4, 5
 """What the first token of a source asks for, as a target-language token does."""
 FIRST_SYMBOL, NUM_SYMBOLS = 6, 10
 MAX_LENGTH = 6
-NUM_STEPS, BATCH_SIZE = 200, 64
+NUM_STEPS, BATCH_SIZE = 250, 64
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -66,8 +66,8 @@ def train_network(seed: int) -> Transformer:
     module = TrainingNetwork(network, smoothing=0.0, compiled=False)
     schedule = OptimizerConfig(
         name="muon",
-        learning_rate=2e-3,
-        muon_learning_rate=0.05,
+        learning_rate=3e-3,
+        muon_learning_rate=0.04,
         schedule="linear",
         warmup_steps=10,
         total_steps=NUM_STEPS,

@@ -19,7 +19,7 @@ import torch
 from model.config import OptimizerConfig, TrainingConfig, config_to_mapping
 from model.training.distributed import Ranks, join_ranks
 from model.training.trainer import Trainer
-from tests.unit.tiny_training import model_config, one_thread, recipe
+from tests.unit.tiny_training import model_config, one_cpu_thread, recipe
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 240
@@ -50,8 +50,8 @@ with open(sys.argv[1] + f".rank-{{trainer.ranks.rank}}", "w") as file:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    with one_thread():
+def _on_one_cpu_thread() -> Iterator[None]:
+    with one_cpu_thread():
         yield
 
 

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from model.training import loss as loss_module
 from model.training.loss import cross_entropy, linear_cross_entropy
-from tests.unit.tiny_training import one_thread
+from tests.unit.tiny_training import one_cpu_thread
 
 NUM_TOKENS, WIDTH, VOCAB = 37, 12, 50
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    with one_thread():
+def _on_one_cpu_thread() -> Iterator[None]:
+    with one_cpu_thread():
         yield
 
 

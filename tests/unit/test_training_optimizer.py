@@ -15,14 +15,14 @@ from model.config import OptimizerConfig
 from model.errors import ConfigurationError
 from model.training.optimizer import Muon, Optimizer, WeightAverage, learning_rate_factor, orthogonalize
 from model.transformer import Transformer
-from tests.unit.tiny_training import model_config, one_thread
+from tests.unit.tiny_training import model_config, one_cpu_thread
 
 Schedule = Literal["cosine", "inverse_sqrt", "linear"]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    with one_thread():
+def _on_one_cpu_thread() -> Iterator[None]:
+    with one_cpu_thread():
         yield
 
 

@@ -1,4 +1,4 @@
-"""A corpus, tokeniser and recipe so small that a test can train on them; nothing here asserts anything."""
+"""A corpus, tokeniser and recipe so small that a test can train on them, and what a test asks of such a run."""
 
 from __future__ import annotations
 
@@ -6,17 +6,27 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import pytest
 import torch
+from torch import Tensor
 
 from model.config import DataConfig, ModelConfig, OptimizerConfig, SourceConfig, TrainingConfig
 from model.text.tokenizer import Tokenizer, train_tokenizer
+from model.training.batching import Batch, Batches
+from model.training.corpus import load_corpus
+from model.training.run_log import StepMetrics
+from model.training.trainer import Trainer
 
 VOCAB_SIZE = 320
+NOT_REPEATED = ("time", "tokens_per_second")
+"""What the log says of the clock."""
 
 _NOUNS = (("le chat", "the cat"), ("la maison", "the house"), ("le train", "the train"), ("une amie", "a friend"))
 _VERBS = (("voit", "sees"), ("cherche", "looks for"), ("aime bien", "quite likes"), ("attend", "is waiting for"))
@@ -85,11 +95,64 @@ def recipe(folder: Path, **changes: Any) -> TrainingConfig:
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread: on networks this small, more threads only wait for each other."""
+def one_cpu_thread() -> Iterator[None]:
+    """Run torch on one thread of the CPU: on networks this small, more threads only wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with mock.patch("torch.cuda.is_available", return_value=False):
+            yield
     finally:
         torch.set_num_threads(before)
+
+
+def run(config: TrainingConfig, **options: Any) -> Trainer:
+    trainer = Trainer(config, show_progress=False, **options)
+    trainer.train()
+    return trainer
+
+
+def optimizer_config(total_steps: int, **changes: Any) -> OptimizerConfig:
+    return OptimizerConfig(**{"name": "muon", "warmup_steps": 4, "total_steps": total_steps, **changes})
+
+
+def after_each_step(monkeypatch: pytest.MonkeyPatch, trainer: Trainer, action: Callable[[int], object]) -> None:
+    """Call ``action`` with the number of steps done at the end of every step, before anything is saved."""
+    plain = trainer.train_step
+
+    def train_step(module: torch.nn.Module, micro_batches: list[Batch]) -> StepMetrics:
+        metrics = plain(module, micro_batches)
+        action(trainer.optimizer.steps_done)
+        return metrics
+
+    monkeypatch.setattr(trainer, "train_step", train_step)
+
+
+def weights_of(trainer: Trainer) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in trainer.network.named_parameters()}
+
+
+def all_equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def log_of(config: TrainingConfig, event: str = "step") -> list[dict[str, Any]]:
+    lines = (Path(config.run_directory) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    events = [line for line in map(json.loads, lines) if line["event"] == event]
+    return [{name: value for name, value in line.items() if name not in NOT_REPEATED} for line in events]
+
+
+def checkpoints_of(config: TrainingConfig) -> list[str]:
+    return sorted(path.name for path in (Path(config.run_directory) / "checkpoints").iterdir())
+
+
+def flat_state(trainer: Trainer) -> list[Tensor]:
+    """Return every tensor of the optimiser's state, in order."""
+    states = [state["state"] for state in trainer.optimizer.state_dict()["optimizers"]]
+    return [value for state in states for entry in state.values() for value in entry.values()]
+
+
+def micro_batches(config: TrainingConfig, count: int) -> list[Batch]:
+    corpus, _ = load_corpus(config.data, tokenizer())
+    batches = Batches(corpus, tokenizer(), config.model, config.data.languages, config.batch_tokens, config.seed)
+    return [batches.collate(examples) for examples in batches.epoch(0)[:count]]
