@@ -33,6 +33,7 @@ from model import (
     InvalidTextError,
     OverloadedError,
     RequestCancelledError,
+    TrainingDivergedError,
     UnsupportedLanguageError,
 )
 
@@ -68,6 +69,7 @@ KINDS: Mapping[type[DragomanError], Kind] = {
     ConfigurationError: INTERNAL,
     CheckpointError: INTERNAL,
     CorpusError: INTERNAL,
+    TrainingDivergedError: INTERNAL,
     OverloadedError: Kind(503, "overloaded", "The queue is full"),
     DeadlineExceededError: Kind(504, "deadline-exceeded", "The request's time ran out"),
     RequestCancelledError: Kind(499, "request-cancelled", "The client went away"),

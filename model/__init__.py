@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from model.errors import InvalidTextError as InvalidTextError
     from model.errors import OverloadedError as OverloadedError
     from model.errors import RequestCancelledError as RequestCancelledError
+    from model.errors import TrainingDivergedError as TrainingDivergedError
     from model.errors import UnavailableError as UnavailableError
     from model.errors import UnsupportedLanguageError as UnsupportedLanguageError
     from model.text.languages import Detection as Detection
@@ -51,6 +52,7 @@ _HOMES = {
         "InvalidTextError",
         "OverloadedError",
         "RequestCancelledError",
+        "TrainingDivergedError",
         "UnavailableError",
         "UnsupportedLanguageError",
     ),

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from model.config import EngineConfig, GenerationConfig
+from model.config import EngineConfig, GenerationConfig, config_to_mapping
 from model.config_options import with_options
 from model.errors import ConfigurationError, CorpusError, DragomanError, InvalidRequestError
 from model.line_filter import read_document, read_lines, translate_ahead
@@ -193,7 +193,9 @@ def train(
     from model.training.recipe import load_recipe
     from model.training.trainer import train as train_model
 
-    newest = train_model(load_recipe(recipe))
+    config = load_recipe(recipe)
+    print(json.dumps(config_to_mapping(config), indent=2, ensure_ascii=False))
+    newest = train_model(config)
     print(f"newest checkpoint: {newest}")
 
 

@@ -400,6 +400,7 @@ class TrainingConfig:
             "keep_checkpoints",
         ):
             _require(self, name, getattr(self, name) >= 1, "must be at least 1")
+        _require(self, "seed", self.seed >= 0, "must not be negative")
         for name in ("label_smoothing", "ema_decay"):
             _require(self, name, 0 <= getattr(self, name) < 1, "must be at least 0 and below 1")
         longest = min(self.model.max_source_length, self.model.max_target_length)

@@ -8,6 +8,7 @@ DragomanError
 ├── ConfigurationError         a setting, recipe or model configuration breaks a rule
 ├── CheckpointError            weights or tokenizer files that cannot be used
 ├── CorpusError                training or evaluation data that cannot be used
+├── TrainingDivergedError      weights that are no longer finite
 └── UnavailableError           the request was fine, the service could not answer it
     ├── OverloadedError            the queue is full; try again later
     ├── DeadlineExceededError      the request's time ran out
@@ -67,6 +68,10 @@ class CheckpointError(DragomanError):
 
 class CorpusError(DragomanError):
     """Training or evaluation data that is missing, damaged or empty after filtering."""
+
+
+class TrainingDivergedError(DragomanError):
+    """A training run's weights are no longer finite; its newest checkpoint is from before."""
 
 
 class UnavailableError(DragomanError):

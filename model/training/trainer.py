@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from model.checkpoints.checkpoint import Checkpoint, load_checkpoint, load_weights
 from model.config import TrainingConfig
-from model.errors import ConfigurationError
+from model.errors import ConfigurationError, TrainingDivergedError
 from model.text.tokenizer import Tokenizer
 from model.training.batching import Batch, Batches, Position, steps
 from model.training.corpus import load_corpus
@@ -99,7 +99,7 @@ class Trainer:
 
         Raises:
             CorpusError: the text cannot be used.
-            ConfigurationError: the weights are no longer finite; the newest checkpoint is one from before.
+            TrainingDivergedError: the weights are no longer finite; the newest checkpoint is one from before.
         """
         config, ranks = self.config, self.ranks
         with contextlib.closing(ranks):
@@ -209,8 +209,10 @@ class Trainer:
 
     def _save(self) -> None:
         if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
-            rule = f"must keep the weights finite; lower it, the run has diverged by step {self.optimizer.steps_done}"
-            raise ConfigurationError("optimizer.learning_rate", rule, self.config.optimizer.learning_rate)
+            raise TrainingDivergedError(
+                f"the weights are not finite at step {self.optimizer.steps_done}; lower optimizer.learning_rate "
+                f"({self.config.optimizer.learning_rate}) and resume from the newest checkpoint"
+            )
         if self.ranks.is_main:
             average = self.average
             state = TrainingState(
@@ -243,7 +245,7 @@ def train(config: TrainingConfig, *, show_progress: bool = True) -> Path:
     """Start or resume the run of a recipe; return the folder of its newest checkpoint.
 
     Raises:
-        ConfigurationError, CorpusError, CheckpointError: see :class:`Trainer`.
+        ConfigurationError, CorpusError, CheckpointError, TrainingDivergedError: see :class:`Trainer`.
     """
     from model.evaluation.evaluate import evaluate_checkpoint
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from app.cli import main
 from model.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from model.config import EngineConfig, GenerationConfig, ModelConfig
+from model.config import EngineConfig, GenerationConfig, ModelConfig, TrainingConfig, config_from_mapping
 from model.errors import CheckpointError
 from model.evaluation.benchmark import measure, percentile
 from model.evaluation.evaluate import EvaluationResult
@@ -69,18 +69,24 @@ def test_train_gives_the_recipe_to_the_trainer(
     install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = tmp_path / "run.toml"
-    recipe.touch()
-    trained: list[object] = []
+    recipe.write_text(
+        'run_directory = "run"\ntokenizer = "t.model"\nseed = 7\n[model]\nvocab_size = 900\n'
+        '[data]\ndirectory = "data"\nsources = [{ path = "pairs.tsv" }]\n',
+        encoding="utf-8",
+    )
+    trained: list[TrainingConfig] = []
 
-    def train(config: object) -> Path:
+    def train(config: TrainingConfig) -> Path:
         trained.append(config)
         return Path("run/checkpoints/step-00000010")
 
-    install("model.training.recipe", load_recipe=lambda path: ("loaded", path))
     install("model.training.trainer", train=train)
     assert main(["train", str(recipe)]) == 0
-    assert trained == [("loaded", recipe)]
-    assert capsys.readouterr().out == "newest checkpoint: run/checkpoints/step-00000010\n"
+    assert [(config.seed, config.run_directory) for config in trained] == [(7, str(tmp_path / "run"))]
+    shown, _, rest = capsys.readouterr().out.rpartition("newest checkpoint: ")
+    assert rest == "run/checkpoints/step-00000010\n"
+    # The whole recipe is shown, defaults included.
+    assert config_from_mapping(TrainingConfig, json.loads(shown)) == trained[0]
 
 
 def test_train_says_which_part_of_a_recipe_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

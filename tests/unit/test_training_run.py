@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from model.config import EvaluationConfig, OptimizerConfig, TrainingConfig, config_to_mapping
-from model.errors import CheckpointError, ConfigurationError
+from model.errors import CheckpointError, ConfigurationError, TrainingDivergedError
 from model.text.tokenizer import train_tokenizer
 from model.training.trainer import Trainer, TrainingNetwork
 from tests.unit.tiny_training import (
@@ -205,7 +205,7 @@ def test_a_diverged_run_stops_before_it_replaces_a_good_checkpoint(
                 next(trainer.network.parameters())[0, 0] = float("nan")
 
     after_each_step(monkeypatch, trainer, diverge)
-    with pytest.raises(ConfigurationError, match=r"learning_rate must keep the weights finite.* by step 8, got 0\.001"):
+    with pytest.raises(TrainingDivergedError, match=r"not finite at step 8; lower optimizer\.learning_rate \(0\.001\)"):
         trainer.train()
     assert checkpoints_of(config) == ["step-00000004"]
 
