@@ -409,7 +409,7 @@ def _show_evaluation(name: str, source: str, target: str, result: EvaluationResu
     count = len(result.hypotheses)
     print(f"{name} {source} to {target}: {count} lines in {result.seconds:.1f} s, {result.warnings} with a warning")
     print(f"  BLEU {result.bleu:.2f}  {result.bleu_signature}")
-    print(f"  chrF {result.chrf:.2f}  {result.chrf_signature}", flush=True)
+    print(f"  chrF2++ {result.chrf:.2f}  {result.chrf_signature}", flush=True)
 
 
 def _show_benchmark(facts: dict[str, str], measured: Sequence[Measurement]) -> None:

@@ -165,7 +165,7 @@ def test_evaluate_scores_a_pair_of_files(
     assert evaluated == [(["un", "deux"], ["one", "two"], "fr", "en", GenerationConfig(beam_size=1))]
     shown = capsys.readouterr().out
     assert "BLEU 2.00  bleu|1" in shown
-    assert "chrF 50.00  chrf|2" in shown
+    assert "chrF2++ 50.00  chrf|2" in shown
     assert out.read_text(encoding="utf-8") == "UN\nDEUX\n"
     assert main(["evaluate", *files, *languages, "--json", "--max-sentences", "1"]) == 0
     assert json.loads(capsys.readouterr().out) == {
