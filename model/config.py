@@ -259,7 +259,7 @@ class SourceConfig:
     """One corpus file of a training run: tab-separated pairs, plain or gz, xz, zst."""
 
     path: str
-    """File, relative to the data directory; its columns are in the order of DataConfig.languages."""
+    """File in the data directory, or in the recipe's folder with ./ before it; columns as in DataConfig.languages."""
     weight: float = 1.0
     """Share of the file's lines seen in one pass: 0.5 every second, 2.0 all of them twice."""
 

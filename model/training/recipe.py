@@ -34,7 +34,14 @@ def load_recipe(path: Path) -> TrainingConfig:
         run_directory=resolved(config.run_directory),
         tokenizer=resolved(config.tokenizer),
         initial_checkpoint=None if config.initial_checkpoint is None else resolved(config.initial_checkpoint),
-        data=dataclasses.replace(config.data, directory=resolved(config.data.directory)),
+        data=dataclasses.replace(
+            config.data,
+            directory=resolved(config.data.directory),
+            sources=tuple(
+                dataclasses.replace(source, path=resolved(source.path)) if source.path.startswith("./") else source
+                for source in config.data.sources
+            ),
+        ),
         evaluation=None
         if evaluation is None
         else dataclasses.replace(evaluation, directory=resolved(evaluation.directory)),

@@ -94,3 +94,8 @@ def test_our_recipes_are_valid(path: Path) -> None:
     config = load_recipe(path)
     assert config.evaluation is not None
     assert config.evaluation.every_steps % config.log_every_steps == 0
+
+
+def test_a_source_of_the_recipe_itself_starts_at_its_folder(tmp_path: Path) -> None:
+    config = load_recipe(write(tmp_path, TEXT.replace('"b.tsv"', '"./own.tsv"')))
+    assert [Path(source.path) for source in config.data.sources] == [Path("a.tsv.xz"), tmp_path / "own.tsv"]
