@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from model import GenerationConfig, Translator
+from model import EngineConfig, GenerationConfig, Translator
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))
 
@@ -20,7 +20,7 @@ GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="
 @pytest.fixture(scope="module")
 def translator() -> Iterator[Translator]:
     """Return the embedded model."""
-    with Translator.load() as loaded:
+    with Translator.load(engine=EngineConfig(num_threads=1)) as loaded:
         yield loaded
 
 

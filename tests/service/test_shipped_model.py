@@ -18,7 +18,7 @@ ENGLISH = "I love machine learning."
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
     """Return a client of the whole service, with the embedded model loaded and warm."""
-    with TestClient(create_app(Settings())) as started:
+    with TestClient(create_app(Settings(num_threads=1))) as started:  # two would wait for each other on a busy machine
         yield started
 
 
