@@ -56,15 +56,22 @@ def test_non_finite_logits_fail_alone(start: StartEngine, script: Script) -> Non
     assert script.batches == 1
 
 
-@pytest.mark.parametrize("error", [torch.AcceleratorError("device lost"), SystemExit(1)])
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(torch.AcceleratorError("device lost"), DecodingError), (SystemExit(1), EngineClosedError)],
+)
 def test_a_dead_worker_fails_everything_and_says_so(
-    start: StartEngine, script: Script, error: BaseException, caplog: pytest.LogCaptureFixture
+    start: StartEngine,
+    script: Script,
+    error: BaseException,
+    expected: type[Exception],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     engine = start(max_batch_tokens=12)
     script.errors[0] = error
     running, waiting = engine.submit_many(inputs((1, 1), (2, 1)))
     script.permit()
-    assert isinstance(running.future.exception(timeout=TIMEOUT), DecodingError | EngineClosedError)
+    assert isinstance(running.future.exception(timeout=TIMEOUT), expected)
     assert isinstance(waiting.future.exception(timeout=TIMEOUT), EngineClosedError)
     with pytest.raises(EngineClosedError, match="died"):
         engine.submit([3, 1], GREEDY)
