@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from model.evaluation.circumstances import circumstances, memory_gib, usable_cores
+from model.evaluation.circumstances import circumstances, memory_gib
 
 if TYPE_CHECKING:
     from model.config import EngineConfig
@@ -64,6 +64,8 @@ def _examine_python() -> Iterator[Finding]:
 
 def _examine_torch(engine: EngineConfig) -> Iterator[Finding]:
     import torch
+
+    from model.engine.runner import usable_cores
 
     facts = circumstances()
     yield Finding("ok", "machine", facts["machine"])

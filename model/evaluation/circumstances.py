@@ -15,6 +15,8 @@ def circumstances() -> dict[str, str]:
     """Return what to print beside a measurement, in the order to print it; imports torch."""
     import torch
 
+    from model.engine.runner import usable_cores
+
     found = {
         "machine": f"{processor_name()}, {usable_cores()} usable cores, {memory_gib():.0f} GiB memory",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -37,13 +39,6 @@ def processor_name() -> str:
     except OSError:
         pass  # not Linux
     return platform.processor() or platform.machine()
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may run on, which is fewer than the machine's in a container."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def memory_gib() -> float:
