@@ -1,4 +1,4 @@
-"""Many requests, one device: the queue, the running batch and the thread between them; import from the modules inside.
+"""Many requests, one device: the queue, the workers and the batch of each; import from the modules inside.
 
 Nothing is imported here, so that ``model.engine.scheduler`` and ``model.engine.request`` stay free of torch.
 """

@@ -1,22 +1,25 @@
-"""The engine's face: it checks requests and hands them to its worker; no scheduling and no tensors here."""
+"""The engine's face: it checks requests and hands them to its workers; no scheduling and no tensors here."""
 
 from __future__ import annotations
 
 import math
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
 from model.config import EngineConfig, GenerationConfig
+from model.engine.clock import Clock, MonotonicClock
+from model.engine.decoders import batch_factory
+from model.engine.device import count_workers, memory_releaser, select_device, token_budget
+from model.engine.dispatcher import Dispatcher
 from model.engine.request import Request
-from model.engine.runner import Batch, Runner, place
+from model.engine.runner import Batch, Runner
 from model.engine.scheduler import Scheduler
 from model.engine.stats import EngineObserver, EngineStats, SilentObserver
-from model.engine.worker import Worker
+from model.engine.worker import Threads
 from model.errors import InvalidRequestError
-from model.generation import DecodingBatch, GenerationInput
+from model.generation import GenerationInput
 from model.transformer import Transformer
 
 CLOSE_TIMEOUT_SECONDS = 30.0
@@ -24,21 +27,25 @@ CLOSE_TIMEOUT_SECONDS = 30.0
 
 
 class Engine:
-    """Many callers' requests, decoded together by one thread on one device; its methods may be called from any thread.
+    """Many callers' requests, decoded together on one device; its methods may be called from any thread.
 
-    A request's hypotheses depend on its source and options alone, not on the requests beside it. An engine that is
-    garbage-collected, or alive when the process ends, is closed without draining.
+    Several workers, each a thread with a batch of its own, share one copy of the weights and one queue. A request's
+    hypotheses depend on its source and options alone, not on the requests beside it. If one worker dies, because the
+    device or the process is in no state to go on, the engine is closed: everything in it fails, nothing is accepted.
+    An engine that is garbage-collected, or alive when the process ends, is closed without draining.
 
     Args:
-        model: the network; it is moved, in place, to the device and number format of ``config``.
-        config: device, number format, threads, budget and queue.
+        model: the network, in float32; see :func:`~model.engine.decoders.batch_factory` for what becomes of it.
+        config: device, number format, workers, threads, budget and queue.
         always_banned: token ids that are never generated.
         observer: is told of steps and requests, for metrics.
-        new_batch: makes the running batch; the default is a ``DecodingBatch`` of the model.
-        clock: seconds that only grow; deadlines are measured by it.
+        new_batch: makes a running batch, called in the thread of each worker; the default is what suits device and
+            number format. Weights that it needs must be on the device already.
+        clock: deadlines are measured by it.
+        release_memory: gives the device its unused memory back after it had too little; the default is CUDA's.
 
     Raises:
-        ConfigurationError: the device does not exist.
+        ConfigurationError: the device does not exist, or the number format does not suit the default batch.
     """
 
     def __init__(
@@ -49,25 +56,29 @@ class Engine:
         *,
         observer: EngineObserver | None = None,
         new_batch: Callable[[], Batch] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock | None = None,
+        release_memory: Callable[[], None] | None = None,
     ) -> None:
         self.config = EngineConfig() if config is None else config
         self.model_config = model.config
-        self._clock = clock
-        placed = place(model, self.config)
+        self._clock = MonotonicClock() if clock is None else clock
+        device = select_device(self.config.device)
 
-        def new_decoding_batch() -> Batch:
-            return DecodingBatch[Request](placed, always_banned)
-
-        self._worker = Worker(
-            Scheduler(self.config.max_batch_tokens),
-            Runner(new_batch or new_decoding_batch, self.config.num_threads),
+        if new_batch is None:
+            new_batch = batch_factory(model, self.config, always_banned)
+        release_memory = release_memory or memory_releaser(device)
+        num_workers = count_workers(self.config, device)
+        self._dispatcher = Dispatcher(
+            Scheduler(token_budget(self.config, device, model.config), num_workers),
             self.config.max_queued_requests,
             SilentObserver() if observer is None else observer,
-            clock,
+            self._clock,
         )
-        # The worker knows nothing of the engine, so its thread does not keep the engine alive.
-        self._finalizer = weakref.finalize(self, self._worker.close, drain=False, timeout_seconds=None)
+        runners = [Runner(new_batch, self.config.num_threads, release_memory) for _ in range(num_workers)]
+        threads = Threads(self._dispatcher, runners, self._clock)
+        # The threads know nothing of the engine, so they do not keep it alive.
+        self._close = threads.close
+        self._finalizer = weakref.finalize(self, threads.close, drain=False, timeout_seconds=None)
 
     def submit(
         self,
@@ -89,7 +100,7 @@ class Engine:
         Raises:
             InvalidRequestError: the source or an option does not fit the model.
             OverloadedError: the queue is full.
-            EngineClosedError: the engine was closed, or its worker died.
+            EngineClosedError: the engine was closed, or one of its workers died.
         """
         item = GenerationInput(source_ids, config)
         return self.submit_many([item], deadline_seconds=deadline_seconds, caller=caller)[0]
@@ -113,7 +124,7 @@ class Engine:
             raise InvalidRequestError("deadline_seconds", "must be a number", deadline_seconds)
         for item in items:
             item.validate(self.model_config)
-        now = self._clock()
+        now = self._clock.now()
         requests = [
             Request(
                 tuple(item.source_ids),
@@ -122,26 +133,26 @@ class Engine:
                 caller=caller,
                 submitted_at=now,
                 deadline=None if deadline_seconds is None else now + deadline_seconds,
-                on_cancel=self._worker.drop,
+                on_cancel=self._dispatcher.drop,
             )
             for item in items
         ]
-        self._worker.submit(requests)
+        self._dispatcher.submit(requests)
         return requests
 
     def stats(self) -> EngineStats:
         """Return counts since the start, and what waits and runs at this moment."""
-        return self._worker.stats()
+        return self._dispatcher.stats()
 
     def close(self, drain: bool = True, timeout_seconds: float | None = CLOSE_TIMEOUT_SECONDS) -> None:
-        """Stop accepting requests, and end the thread; may be called again, from any thread.
+        """Stop accepting requests, and end the threads; may be called again, from any thread.
 
         Args:
             drain: first finish what waits and runs; otherwise it fails with EngineClosedError.
             timeout_seconds: longest time for that; what is not finished then fails with EngineClosedError. None means
-                no limit. A step that is under way is waited for in any case, as it cannot be interrupted.
+                no limit. Steps that are under way then end with their next token, for which this waits in any case.
         """
-        self._worker.close(drain, timeout_seconds)
+        self._close(drain, timeout_seconds)
         self._finalizer.detach()
 
     def __enter__(self) -> Self:

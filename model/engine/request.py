@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class RequestState(enum.Enum):
-    """Where a request is; it only ever moves forward."""
+    """Where a request is; only a lack of memory moves it back, from RUNNING to WAITING."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -28,7 +28,7 @@ class RequestState(enum.Enum):
 class Request:
     """A source on its way through the engine; compared by identity.
 
-    Whoever ends a request (the worker with hypotheses or an error, the caller by cancelling) calls :meth:`claim` first;
+    Whoever ends a request (the engine with hypotheses or an error, the caller by cancelling) calls :meth:`claim` first;
     the one that wins then calls :meth:`resolve`. So a result is set exactly once, whatever races.
 
     Attributes:
@@ -39,7 +39,7 @@ class Request:
         submitted_at: seconds of the engine's clock.
         deadline: seconds of the engine's clock after which nobody wants the result, or None.
         future: the hypotheses, best first, or one of the errors below :class:`~model.errors.UnavailableError`. Its
-            callbacks run in the engine's worker thread and must be short. Cancelling the future itself, as asyncio
+            callbacks run in one of the engine's threads and must be short. Cancelling the future itself, as asyncio
             does for an awaited one, cancels the request too.
     """
 
@@ -93,6 +93,12 @@ class Request:
             if self._state is RequestState.WAITING:
                 self._state = RequestState.RUNNING
 
+    def wait_again(self) -> None:
+        """RUNNING becomes WAITING; a request that was finished in between stays so."""
+        with self._lock:
+            if self._state is RequestState.RUNNING:
+                self._state = RequestState.WAITING
+
     def claim(self) -> bool:
         """Make it FINISHED; True for the one call that did, which must then call :meth:`resolve`."""
         with self._lock:
@@ -111,7 +117,7 @@ class Request:
             self.future.set_result(outcome)
 
     def cancel(self) -> bool:
-        """Give the request up, from any thread; the engine takes it out of the batch before its next step.
+        """Give the request up, from any thread; the engine takes it out of the batch before its next token.
 
         Returns:
             True if this call ended it: the future then has :class:`~model.errors.RequestCancelledError`. False if it

@@ -1,31 +1,29 @@
-"""The running batch on its device: requests in, one step, hypotheses out; it decides nothing about who runs when."""
+"""A worker's batch on its device: requests in, steps, hypotheses out; it decides nothing about who runs when."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 
-from model.config import EngineConfig
+from model.engine.cores import usable_cores as usable_cores
+from model.engine.device import is_fatal, is_out_of_memory
 from model.engine.request import Request
-from model.errors import ConfigurationError
 from model.generation import GenerationInput, Hypothesis, NonFiniteLogitsError
-
-if TYPE_CHECKING:
-    from model.transformer import Transformer
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 Failure = tuple[Request, Exception]
 """A request that could not be decoded, and why."""
 
 
 class Batch(Protocol):
-    """What the runner needs of :class:`~model.generation.DecodingBatch`, where it is described."""
+    """What the runner needs of a running batch, such as :class:`~model.generation.DecodingBatch`.
+
+    ``step`` generates one or more tokens for every row. It returns as soon as a request is complete or ``interrupt``,
+    which any thread may call, was called, and in any case after a bounded number of tokens. Several batches over the
+    same weights step at the same time, each in a thread of its own.
+    """
 
     @property
     def num_rows(self) -> int: ...
@@ -33,24 +31,33 @@ class Batch(Protocol):
     @property
     def num_requests(self) -> int: ...
 
+    @property
+    def num_steps(self) -> int: ...
+
     def add(self, items: Sequence[tuple[Request, GenerationInput]]) -> None: ...
 
     def step(self) -> list[tuple[Request, list[Hypothesis]]]: ...
+
+    def interrupt(self) -> None: ...
 
     def remove(self, key: Request) -> object: ...
 
 
 class Runner:
-    """Requests to batch rows and back; to be used by one thread only.
+    """Requests to batch rows and back; to be used by one thread only, except for :meth:`interrupt`.
 
     Args:
         new_batch: makes an empty batch; called with the first requests, and with the first after :meth:`reset`.
-        num_threads: intra-op threads of torch; 0 means as many as this process may use cores.
+        num_threads: intra-op threads of torch.
+        release_memory: gives the device its unused memory back.
     """
 
-    def __init__(self, new_batch: Callable[[], Batch], num_threads: int = 0) -> None:
+    def __init__(
+        self, new_batch: Callable[[], Batch], num_threads: int = 1, release_memory: Callable[[], None] = lambda: None
+    ) -> None:
         self._new_batch = new_batch
         self._num_threads = num_threads
+        self.release_memory = release_memory
         self._batch: Batch | None = None
         self._requests: dict[Request, None] = {}
 
@@ -60,14 +67,29 @@ class Runner:
         return 0 if self._batch is None else self._batch.num_rows
 
     @property
+    def max_rows(self) -> int:
+        """Rows when all beams have fanned out, which they do with their first token."""
+        return sum(request.num_rows for request in self._requests)
+
+    @property
+    def num_steps(self) -> int:
+        """Decoding steps of the batch since it was made."""
+        return 0 if self._batch is None else self._batch.num_steps
+
+    @property
+    def requests(self) -> list[Request]:
+        """The requests in the batch."""
+        return list(self._requests)
+
+    @property
     def num_requests(self) -> int:
-        """Requests in the batch."""
+        """How many they are."""
         return len(self._requests)
 
     @contextmanager
     def own_device(self) -> Iterator[None]:
         """Make the calling thread the one that computes; the batch is dropped at the end."""
-        torch.set_num_threads(self._num_threads or usable_cores())  # a setting of the calling thread
+        torch.set_num_threads(self._num_threads)  # a setting of the calling thread
         try:
             with torch.inference_mode():
                 yield
@@ -96,7 +118,7 @@ class Runner:
         return failures
 
     def step(self) -> tuple[list[tuple[Request, list[Hypothesis]]], list[Failure]]:
-        """Generate one token for every row.
+        """Generate one or more tokens for every row.
 
         Returns:
             The requests that are complete, and those that failed alone; both have left the batch.
@@ -114,6 +136,12 @@ class Runner:
         for request, _ in [*finished, *failures]:
             del self._requests[request]
         return finished, failures
+
+    def interrupt(self) -> None:
+        """Let a step that is under way return before its next token; may be called from any thread."""
+        batch = self._batch
+        if batch is not None:
+            batch.interrupt()
 
     def remove(self, request: Request) -> None:
         """Take a request out of the batch, if it is there."""
@@ -133,7 +161,7 @@ class Runner:
         try:
             self._batch.add([(request, GenerationInput(request.source_ids, request.config)) for request in requests])
         except Exception as error:
-            if is_fatal(error) or self._batch.num_requests != len(self._requests):
+            if is_fatal(error) or is_out_of_memory(error) or self._batch.num_requests != len(self._requests):
                 raise
             return error
         self._requests.update(dict.fromkeys(requests))
@@ -152,44 +180,3 @@ def group_by_length(requests: Sequence[Request]) -> list[list[Request]]:
         else:
             groups.append([request])
     return groups
-
-
-def is_fatal(error: BaseException) -> bool:
-    """Whether the device is lost with this error: a CUDA context is unusable after any but an out-of-memory error."""
-    return isinstance(error, torch.AcceleratorError)
-
-
-def usable_cores() -> int:
-    """Processor cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def select_device(name: str) -> torch.device:
-    """Return the device of an :class:`~model.config.EngineConfig`: ``"auto"`` is CUDA where there is one, else the CPU.
-
-    Raises:
-        ConfigurationError: no such device on this machine.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigurationError("device", "must be auto, cpu, cuda or cuda:N", name) from error
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigurationError("device", "must be auto, cpu, cuda or cuda:N", name)
-    num_devices = torch.cuda.device_count() if device.type == "cuda" else 1
-    if num_devices == 0 or (device.index or 0) >= num_devices:
-        raise ConfigurationError("device", f"must be there; this machine has {num_devices} CUDA devices", name)
-    return device
-
-
-def place(model: Transformer, config: EngineConfig) -> Transformer:
-    """Move a model, in place, to the device and number format of ``config``, ready for decoding.
-
-    Raises:
-        ConfigurationError: the device does not exist.
-    """
-    return model.to(device=select_device(config.device), dtype=DTYPES[config.dtype]).eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -13,8 +14,8 @@ Outcome = Literal["finished", "cancelled", "expired", "failed"]
 class EngineObserver(Protocol):
     """What wants to know how the engine does, such as metrics; see :class:`SilentObserver` for when each is called.
 
-    Calls come from the worker, and from threads that cancel or close, with no lock held. They must be short. What they
-    raise is logged, and otherwise ignored.
+    Calls come from all workers, from the thread that watches deadlines, and from threads that cancel or close, also at
+    once, with no lock held. They must be short. What they raise is logged, and otherwise ignored.
     """
 
     def on_step(self, batch_rows: int, seconds: float) -> None: ...
@@ -28,7 +29,11 @@ class SilentObserver:
     """An :class:`EngineObserver` that does nothing."""
 
     def on_step(self, batch_rows: int, seconds: float) -> None:
-        """A step of ``batch_rows`` rows, with the encoding of the requests that joined for it, took ``seconds``."""
+        """A decoding step of ``batch_rows`` rows of one worker took ``seconds``.
+
+        The encoding of requests that joined for it is included. Several steps that the batch did in one go are told
+        one by one, each with their mean time.
+        """
 
     def on_admitted(self, queue_seconds: float) -> None:
         """A request joins the batch after ``queue_seconds`` of waiting."""
@@ -47,15 +52,15 @@ class EngineStats:
     queued_requests: int = 0
     """Requests that wait."""
     running_requests: int = 0
-    """Requests in the batch."""
+    """Requests in the batches of all workers."""
     running_rows: int = 0
-    """Rows of the latest step; 0 when nothing runs."""
+    """Rows of the latest step, summed over the workers; of workers where nothing runs, 0."""
     steps: int = 0
-    """Decoding steps."""
+    """Decoding steps of all workers: one step is one token for each row of one worker's batch."""
     decoded_rows: int = 0
     """Rows of all steps together; divided by ``steps``, the mean batch size."""
     source_tokens: int = 0
-    """Tokens of all sources that joined the batch."""
+    """Tokens of all sources that joined a batch; once more where a lack of memory made them join again."""
     generated_tokens: int = 0
     """Tokens of the best hypotheses of all finished requests, end tokens not counted."""
     finished_requests: int = 0
@@ -69,55 +74,44 @@ class EngineStats:
     rejected_requests: int = 0
     """Requests that were refused because the queue was full; they are in no other count."""
     busy_seconds: float = 0.0
-    """Time spent on encoding and decoding."""
+    """Time spent on encoding and decoding, summed over the workers."""
+    num_workers: int = 1
+    """Threads that decode."""
+    max_batch_tokens: int = 0
+    """Budget of each worker's batch at this moment; a lack of memory halves it."""
     accepting: bool = True
     """Whether new requests are taken: neither closed nor dead."""
 
 
 @dataclass
 class Totals:
-    """The worker's running sums; the fields mean what they mean in :class:`EngineStats`."""
+    """The engine's running sums; the fields mean what they mean in :class:`EngineStats`."""
 
     steps: int = 0
     decoded_rows: int = 0
-    latest_rows: int = 0
     source_tokens: int = 0
     generated_tokens: int = 0
     rejected_requests: int = 0
     busy_seconds: float = 0.0
     ended: Counter[Outcome] = field(default_factory=Counter)
 
-    def add_step(self, rows: int, seconds: float) -> None:
-        """Count one step."""
-        self.steps += 1
-        self.decoded_rows += rows
-        self.latest_rows = rows
+    def add_steps(self, rows: Sequence[int], seconds: float) -> None:
+        """Count steps, each with its number of rows, that took ``seconds`` together."""
+        self.steps += len(rows)
+        self.decoded_rows += sum(rows)
         self.busy_seconds += seconds
-
-    def snapshot(self, queued_requests: int, running_requests: int, accepting: bool) -> EngineStats:
-        """Return the sums of this moment."""
-        return EngineStats(
-            queued_requests=queued_requests,
-            running_requests=running_requests,
-            running_rows=self.latest_rows if running_requests else 0,
-            steps=self.steps,
-            decoded_rows=self.decoded_rows,
-            source_tokens=self.source_tokens,
-            generated_tokens=self.generated_tokens,
-            finished_requests=self.ended["finished"],
-            cancelled_requests=self.ended["cancelled"],
-            expired_requests=self.ended["expired"],
-            failed_requests=self.ended["failed"],
-            rejected_requests=self.rejected_requests,
-            busy_seconds=self.busy_seconds,
-            accepting=accepting,
-        )
 
 
 class Throughput:
-    """Token cost completed in a second of work, of late: old work counts less, by half every ``half_life_seconds``."""
+    """Token cost completed in a second of work, of late: old work counts less, by half every ``half_life_seconds``.
 
-    def __init__(self, half_life_seconds: float = 10.0) -> None:
+    Args:
+        num_workers: how many work at the same time; each records its own work.
+        half_life_seconds: of work.
+    """
+
+    def __init__(self, num_workers: int = 1, half_life_seconds: float = 10.0) -> None:
+        self._num_workers = num_workers
         self._half_life_seconds = half_life_seconds
         self._cost = 0.0
         self._seconds = 0.0
@@ -129,7 +123,7 @@ class Throughput:
         self._seconds = self._seconds * decay + seconds
 
     def seconds_for(self, cost: float) -> float:
-        """Return how long requests of this cost will take, between 0.1 and 60; 1 as long as nothing was measured."""
+        """Return how long the workers take for this cost, between 0.1 and 60; 1 as long as nothing was measured."""
         if self._cost <= 0:
             return 1.0
-        return min(60.0, max(0.1, cost * self._seconds / self._cost))
+        return min(60.0, max(0.1, cost * self._seconds / self._cost / self._num_workers))

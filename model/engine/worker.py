@@ -1,254 +1,140 @@
-"""The one thread that owns the device, and the loop in it; whether a request is valid was decided before."""
+"""The threads of an engine: workers that decode, each its own batch, and the watch of the deadlines; no decisions."""
 
 from __future__ import annotations
 
-import enum
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from typing import ParamSpec
+import time
+from collections.abc import Iterable, Sequence
 
+from model.engine.clock import Clock
+from model.engine.device import is_fatal, is_out_of_memory
+from model.engine.dispatcher import Dispatcher, Round
 from model.engine.request import Request, RequestState
-from model.engine.runner import Failure, Runner, is_fatal
-from model.engine.scheduler import Scheduler
-from model.engine.stats import EngineObserver, EngineStats, Outcome, Throughput, Totals
-from model.errors import (
-    DeadlineExceededError,
-    DecodingError,
-    DragomanError,
-    EngineClosedError,
-    OverloadedError,
-    UnavailableError,
-)
-from model.generation import Hypothesis
+from model.engine.runner import Failure, Runner
+from model.errors import DecodingError, DragomanError, UnavailableError
 
 STEP_GRACE_SECONDS = 10.0
-"""How long close() waits for the step that is under way once it waits for nothing else."""
+"""How long close() waits for the steps that are under way once it waits for nothing else."""
+THREAD_NAME = "dragoman-engine"
+"""What the names of all threads begin with."""
 
 _logger = logging.getLogger(__name__)
-_Arguments = ParamSpec("_Arguments")
-
-
-class _Phase(enum.Enum):
-    OPEN = "open"
-    DRAINING = "draining"
-    STOPPING = "stopping"
-    ENDED = "ended"
 
 
 class Worker:
-    """The queue, the batch, and the thread that moves requests from one to the other and on to their futures.
-
-    One condition guards all fields except the runner, which is the thread's alone. Futures are resolved, and the
-    observer is called, with no lock held. The thread sleeps on the condition whenever there is nothing to do.
+    """The loop of one thread: take requests, do a step, hand over what is finished.
 
     Args:
-        scheduler: an empty scheduler.
-        runner: an empty batch.
-        max_queued_requests: most requests that may wait.
-        observer: is told of steps and requests.
-        clock: seconds that only grow.
+        number: which of the dispatcher's workers it is, from 0.
+        dispatcher: gives requests and takes results.
+        runner: an empty batch, which is this worker's alone.
+        clock: measures steps.
     """
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        runner: Runner,
-        max_queued_requests: int,
-        observer: EngineObserver,
-        clock: Callable[[], float],
-    ) -> None:
-        self._changed = threading.Condition()
-        self._scheduler = scheduler
+    def __init__(self, number: int, dispatcher: Dispatcher, runner: Runner, clock: Clock) -> None:
+        self._number = number
+        self._dispatcher = dispatcher
         self._runner = runner
-        self._max_queued_requests = max_queued_requests
-        self._observer = observer
         self._clock = clock
-        self._totals = Totals()
-        self._throughput = Throughput()
-        self._leaving: list[Request] = []  # cancelled, but perhaps still in the runner's batch
-        self._phase = _Phase.OPEN
-        self._death: BaseException | None = None
-        # A daemon, so that a device that hangs cannot keep the process alive; close() joins it in every other case.
-        self._thread = threading.Thread(target=self._run, name="dragoman-engine", daemon=True)
-        self._thread.start()
 
-    def submit(self, requests: Sequence[Request]) -> None:
-        """Let all of the requests wait, or none.
-
-        Raises:
-            OverloadedError: they do not all fit into the queue.
-            EngineClosedError: nothing is accepted any more.
-        """
-        with self._changed:
-            if self._phase is not _Phase.OPEN:
-                raise self._closed_error()
-            waiting = self._scheduler.num_waiting
-            excess = waiting + len(requests) - self._max_queued_requests
-            if excess > 0:
-                self._totals.rejected_requests += len(requests)
-                mean_cost = self._scheduler.waiting_cost / max(1, waiting)
-                raise OverloadedError(
-                    f"the queue has no room for {len(requests)} more requests: {waiting} wait already, "
-                    f"of at most {self._max_queued_requests}",
-                    self._throughput.seconds_for(excess * mean_cost),
-                )
-            for request in requests:
-                self._scheduler.add(request)
-            self._changed.notify()
-
-    def drop(self, request: Request) -> None:
-        """Take out a request that its caller cancelled: from the queue at once, from the batch before the next step."""
-        with self._changed:
-            self._totals.ended["cancelled"] += 1
-            if self._scheduler.remove(request):
-                self._leaving.append(request)
-                self._changed.notify()
-        self._observe_end("cancelled", request, 0)
-
-    def stats(self) -> EngineStats:
-        """Return a consistent snapshot."""
-        with self._changed:
-            return self._totals.snapshot(
-                self._scheduler.num_waiting, self._scheduler.num_running, accepting=self._phase is _Phase.OPEN
-            )
-
-    def close(self, drain: bool, timeout_seconds: float | None) -> None:
-        """Accept nothing more, finish what is there if ``drain``, fail the rest, and end the thread."""
-        with self._changed:
-            if self._phase is _Phase.OPEN or (self._phase is _Phase.DRAINING and not drain):
-                self._phase = _Phase.DRAINING if drain else _Phase.STOPPING
-            self._changed.notify_all()
-        if threading.current_thread() is self._thread:
-            return  # called by a future's callback: the loop ends by itself
-        if drain:
-            self._thread.join(timeout_seconds)
-        with self._changed:
-            if self._phase is _Phase.DRAINING:
-                self._phase = _Phase.STOPPING
-            self._changed.notify_all()
-            remaining = self._scheduler.requests()
-        # Now, and not only when the step that is under way has ended.
-        self._end([(request, self._closed_error()) for request in remaining], "failed")
-        self._thread.join(STEP_GRACE_SECONDS)
-        if self._thread.is_alive():
-            _logger.error("the engine's thread did not end: its step takes longer than %s s", STEP_GRACE_SECONDS)
-
-    def _run(self) -> None:
-        """The thread: rounds until it is told to end, or until something breaks that a new batch does not mend."""
-        death: BaseException | None = None
+    def run(self) -> None:
+        """Work until told to end, or until something breaks that a new batch does not mend: that ends the engine."""
         try:
             with self._runner.own_device():
-                while self._round():
-                    pass
+                while (work := self._dispatcher.next_round(self._number)) is not None:
+                    self._do(work)
         except BaseException as error:
             _logger.exception("the engine's worker died")
-            death = error
-        with self._changed:
-            self._phase = _Phase.ENDED
-            self._death = death
-            self._leaving.clear()
-            remaining = self._scheduler.requests()
-        self._end([(request, self._closed_error()) for request in remaining], "failed")
+            self._dispatcher.stop(error)
 
-    def _round(self) -> bool:
-        """Wait for work; drop what is no longer wanted, admit what fits, do one step. False when it is time to end."""
-        with self._changed:
-            self._changed.wait_for(self._must_act)
-            if self._phase is _Phase.STOPPING or not (self._scheduler or self._leaving):
-                return False
-            leaving, self._leaving = self._leaving, []
-            now = self._clock()
-            expired = self._scheduler.expire(now)
-            admitted = self._scheduler.select()
-            self._totals.source_tokens += sum(request.source_length for request in admitted)
-            for request in admitted:
-                request.start()
-        self._end([(request, _deadline_error(request, now)) for request in expired], "expired")
-        for request in admitted:
-            self._observe(self._observer.on_admitted, now - request.submitted_at)
-        try:
-            self._compute([*leaving, *expired], admitted)
-        except Exception as error:
-            self._fail_batch(error)
-            if is_fatal(error):
-                raise
-        return True
-
-    def _must_act(self) -> bool:
-        return bool(self._phase is not _Phase.OPEN or self._scheduler or self._leaving)
-
-    def _compute(self, leaving: Iterable[Request], admitted: Sequence[Request]) -> None:
-        """The part of a round that uses the device."""
-        started = self._clock()
-        for request in leaving:
+    def _do(self, work: Round) -> None:
+        for request in work.leaving:
             self._runner.remove(request)
-        # Whoever was cancelled since the selection is not even encoded.
-        self._fail(self._runner.admit([each for each in admitted if each.state is not RequestState.FINISHED]))
-        rows = self._runner.num_rows
+        # Whoever was cancelled in between is not even encoded.
+        joining = [request for request in work.joining if request.state is not RequestState.FINISHED]
+        in_batch = [*self._runner.requests, *joining]
+        try:
+            self._compute(joining)
+            return
+        except Exception as caught:
+            error = caught
+        # Not inside the except clause: there the frames of the failed step are alive, and so are its tensors.
+        if is_out_of_memory(error):
+            error.__traceback__ = None
+            self._runner.reset()
+            self._runner.release_memory()
+            if len(in_batch) > 1:
+                self._dispatcher.put_back(self._number)
+            else:
+                self._dispatcher.end([(each, _too_large(each.cost, error)) for each in in_batch], "failed")
+        else:
+            _logger.error("a step failed; the requests of its batch fail with it", exc_info=error)
+            self._runner.reset()
+            self._fail((request, error) for request in self._dispatcher.requests_in_batch(self._number))
+            if is_fatal(error):
+                raise error
+
+    def _compute(self, joining: Sequence[Request]) -> None:
+        """The part of a round that uses the device."""
+        started = self._clock.now()
+        self._fail(self._runner.admit(joining))
         if self._runner.num_requests == 0:
             return
-        finished, failures = self._runner.step()
-        seconds = self._clock() - started
-        with self._changed:
-            self._totals.add_step(rows, seconds)
-            self._throughput.record(sum(request.cost for request, _ in finished), seconds)
-        self._observe(self._observer.on_step, rows, seconds)
-        self._end(finished, "finished")
+        rows, max_rows, steps_before = self._runner.num_rows, self._runner.max_rows, self._runner.num_steps
+        with self._dispatcher.stepping(self._number, self._runner.interrupt):
+            finished, failures = self._runner.step()
+        self._dispatcher.count_steps(
+            self._number,
+            self._runner.num_steps - steps_before,
+            (rows, max_rows),
+            self._clock.now() - started,
+            sum(request.cost for request, _ in finished),
+        )
+        self._dispatcher.end(finished, "finished")
         self._fail(failures)
 
-    def _fail_batch(self, error: Exception) -> None:
-        """Give up the batch after an error that no single request is known to be guilty of, and start an empty one."""
-        _logger.error("a step failed; the requests of its batch fail with it", exc_info=error)
-        with self._changed:
-            running = self._scheduler.running_requests()
-        self._runner.reset()
-        self._fail([(request, error) for request in running])
-
     def _fail(self, failures: Iterable[Failure]) -> None:
-        self._end([(request, _computation_error(error)) for request, error in failures], "failed")
-
-    def _end(self, endings: Sequence[tuple[Request, list[Hypothesis] | Exception]], outcome: Outcome) -> None:
-        """Take requests out of the scheduler, count them, and resolve the futures of those that had not ended."""
-        if not endings:
-            return
-        claimed = [(request, result) for request, result in endings if request.claim()]
-        tokens = [0 if isinstance(result, Exception) else len(result[0].token_ids) for _, result in claimed]
-        with self._changed:
-            for request, _ in endings:
-                self._scheduler.remove(request)
-            self._totals.ended[outcome] += len(claimed)
-            self._totals.generated_tokens += sum(tokens)
-        for (request, result), generated_tokens in zip(claimed, tokens, strict=True):
-            self._observe_end(outcome, request, generated_tokens)
-            request.resolve(result)
-
-    def _observe_end(self, outcome: Outcome, request: Request, generated_tokens: int) -> None:
-        seconds = self._clock() - request.submitted_at
-        self._observe(self._observer.on_finished, outcome, seconds, request.source_length, generated_tokens)
-
-    def _observe(
-        self, call: Callable[_Arguments, None], *arguments: _Arguments.args, **options: _Arguments.kwargs
-    ) -> None:
-        try:
-            call(*arguments, **options)
-        except Exception:
-            _logger.exception("an observer of the engine raised an error")
-
-    def _closed_error(self) -> EngineClosedError:
-        if self._death is None:
-            return EngineClosedError("the engine is closed")
-        error = EngineClosedError(f"the engine's worker died: {self._death!r}")
-        error.__cause__ = self._death
-        return error
+        self._dispatcher.end([(request, _computation_error(error)) for request, error in failures], "failed")
 
 
-def _deadline_error(request: Request, now: float) -> DeadlineExceededError:
-    deadline = now if request.deadline is None else request.deadline
-    return DeadlineExceededError(
-        f"the deadline of {deadline - request.submitted_at:.3g} s passed before the request was complete; "
-        f"it is {now - request.submitted_at:.3g} s old"
-    )
+class Threads:
+    """All threads of an engine, from their start to their end.
+
+    Args:
+        dispatcher: what they share.
+        runners: one for each worker.
+        clock: measures steps.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, runners: Sequence[Runner], clock: Clock) -> None:
+        self._dispatcher = dispatcher
+        workers = [Worker(number, dispatcher, runner, clock) for number, runner in enumerate(runners)]
+        bodies = {f"{THREAD_NAME}-{number}": worker.run for number, worker in enumerate(workers)}
+        bodies[f"{THREAD_NAME}-deadlines"] = dispatcher.watch_deadlines
+        # Daemons, so that a device that hangs cannot keep the process alive; close() joins them in every other case.
+        self._threads = [threading.Thread(target=body, name=name, daemon=True) for name, body in bodies.items()]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self, drain: bool, timeout_seconds: float | None) -> None:
+        """Accept nothing more, finish what is there if ``drain``, fail the rest, and end the threads."""
+        called_by_callback = threading.current_thread() in self._threads  # which cannot wait for itself
+        if drain:
+            self._dispatcher.drain()
+            if called_by_callback:
+                return
+            self._join(timeout_seconds)
+        self._dispatcher.stop()
+        if not called_by_callback and not self._join(STEP_GRACE_SECONDS):
+            _logger.error("the engine's threads did not end: a step takes longer than %s s", STEP_GRACE_SECONDS)
+
+    def _join(self, timeout_seconds: float | None) -> bool:
+        """Wait for all threads, so long together; return whether they have ended."""
+        until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        for thread in self._threads:
+            thread.join(None if until is None else max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
 
 def _computation_error(error: Exception) -> Exception:
@@ -256,5 +142,14 @@ def _computation_error(error: Exception) -> Exception:
     if isinstance(error, DragomanError) and not isinstance(error, UnavailableError):
         return error
     failure = DecodingError(f"the request could not be decoded: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
+
+
+def _too_large(cost: int, error: Exception) -> DecodingError:
+    """The error for a request that lacks memory although nothing else was in its worker's batch."""
+    failure = DecodingError(
+        f"the request must fit into the device's memory; alone in its batch, its {cost} token positions do not: {error}"
+    )
     failure.__cause__ = error
     return failure

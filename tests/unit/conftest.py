@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from model.config import EngineConfig, ModelConfig
 from model.engine.engine import Engine
 from model.transformer import Transformer
-from tests.unit.scripted_engine import THREAD_NAME, Script, ScriptedBatch
+from tests.unit.scripted_engine import Script, ScriptedBatch, engine_threads
 from tests.unit.stub_translator import Install, StubTranslator
 
 
@@ -82,11 +81,16 @@ def start(network: Transformer, script: Script) -> Iterator[Callable[..., Engine
     """Start an engine on the script; it is closed after the test, and no thread may be left over."""
     engines: list[Engine] = []
 
-    def start_engine(max_batch_tokens: int = 1000, max_queued_requests: int = 100, **options: object) -> Engine:
+    def start_engine(
+        max_batch_tokens: int = 1000, max_queued_requests: int = 100, num_workers: int = 1, **options: object
+    ) -> Engine:
         config = EngineConfig(
-            device="cpu", num_threads=1, max_batch_tokens=max_batch_tokens, max_queued_requests=max_queued_requests
+            device="cpu",
+            num_workers=num_workers,
+            max_batch_tokens=max_batch_tokens,
+            max_queued_requests=max_queued_requests,
         )
-        batch_options = {"new_batch": lambda: ScriptedBatch(script), "clock": lambda: script.now}
+        batch_options = {"new_batch": lambda: ScriptedBatch(script), "clock": script.clock}
         engines.append(Engine(network, config, **(batch_options | options)))  # type: ignore[arg-type]
         return engines[-1]
 
@@ -94,4 +98,4 @@ def start(network: Transformer, script: Script) -> Iterator[Callable[..., Engine
     script.run_freely()
     for engine in engines:
         engine.close(drain=False)
-    assert THREAD_NAME not in [thread.name for thread in threading.enumerate()]
+    assert engine_threads() == []

@@ -78,11 +78,15 @@ def assert_same(actual: list[Hypothesis], expected: list[Hypothesis]) -> None:
         assert one.score == pytest.approx(other.score, abs=2e-5)
 
 
-@pytest.mark.parametrize("max_batch_tokens", [1, 300, 100_000])
-def test_same_as_alone_whatever_the_budget(
-    network: Transformer, inputs: list[GenerationInput], alone: list[list[Hypothesis]], max_batch_tokens: int
+@pytest.mark.parametrize(("max_batch_tokens", "num_workers"), [(1, 1), (300, 1), (300, 3), (100_000, 2)])
+def test_same_as_alone_whatever_the_budget_and_the_workers(
+    network: Transformer,
+    inputs: list[GenerationInput],
+    alone: list[list[Hypothesis]],
+    max_batch_tokens: int,
+    num_workers: int,
 ) -> None:
-    config = EngineConfig(device="cpu", num_threads=1, max_batch_tokens=max_batch_tokens)
+    config = EngineConfig(device="cpu", dtype="float32", num_workers=num_workers, max_batch_tokens=max_batch_tokens)
     with Engine(network, config, BANNED) as engine:
         requests = engine.submit_many(inputs)
         for request, expected in zip(requests, alone, strict=True):
@@ -111,7 +115,7 @@ def test_same_as_alone_from_many_threads_among_cancellations(
             for number, request in zip(order[start : start + 7], requests, strict=False):
                 results[caller, number] = request.future.result(timeout=TIMEOUT)
 
-    config = EngineConfig(device="cpu", num_threads=1, max_batch_tokens=700)
+    config = EngineConfig(device="cpu", dtype="float32", num_workers=2, max_batch_tokens=700)
     with Engine(network, config, BANNED) as engine:
         callers = [threading.Thread(target=call, args=(caller, engine)) for caller in range(num_callers)]
         for thread in callers:
@@ -131,7 +135,7 @@ def test_damaged_weights_are_an_error_and_not_a_translation() -> None:
     )
     with torch.no_grad():
         model.source_embedding.weight[5].fill_(float("nan"))
-    with Engine(model, EngineConfig(device="cpu", num_threads=1)) as engine:
+    with Engine(model, EngineConfig(device="cpu", dtype="float32", num_workers=1)) as engine:
         request = engine.submit([5, 6, 3], GenerationConfig(beam_size=1))
         assert "not finite" in str(request.future.exception(timeout=TIMEOUT))
         assert engine.stats().failed_requests == 1
@@ -143,7 +147,7 @@ def test_bfloat16_decodes(inputs: list[GenerationInput]) -> None:
     model = Transformer(
         ModelConfig(vocab_size=40, d_model=16, d_ff=32, num_heads=2, num_encoder_layers=1, num_decoder_layers=1)
     )
-    with Engine(model, EngineConfig(device="cpu", dtype="bfloat16", num_threads=1), BANNED) as engine:
+    with Engine(model, EngineConfig(device="cpu", dtype="bfloat16", num_workers=1), BANNED) as engine:
         for request in engine.submit_many(inputs[:8]):
             hypotheses = request.future.result(timeout=TIMEOUT)
             assert all(not set(BANNED).intersection(each.token_ids) for each in hypotheses)

@@ -19,7 +19,17 @@ from model.errors import (
 )
 from model.generation import Hypothesis
 from model.transformer import Transformer
-from tests.unit.scripted_engine import GREEDY, THREAD_NAME, TIMEOUT, Script, ScriptedBatch, StartEngine, inputs, names
+from tests.unit.scripted_engine import (
+    FIRST_WORKER,
+    GREEDY,
+    TIMEOUT,
+    Script,
+    ScriptedBatch,
+    StartEngine,
+    engine_threads,
+    inputs,
+    names,
+)
 
 
 def test_failed_step_fails_its_batch_only(start: StartEngine, script: Script) -> None:
@@ -33,7 +43,7 @@ def test_failed_step_fails_its_batch_only(start: StartEngine, script: Script) ->
         assert isinstance(error, DecodingError)
         assert error.__cause__ is script.errors[1]
         assert "the network broke" in str(error)
-    assert script.steps == [[1, 2], [2, 3], [4], [4]]
+    assert script.tokens == [[1, 2], [2, 3], [4], [4]]
     assert script.batches == 2
     assert (engine.stats().failed_requests, engine.stats().finished_requests) == (2, 2)
 
@@ -44,7 +54,7 @@ def test_request_that_cannot_be_encoded_fails_alone(start: StartEngine, script: 
     script.permit(1)
     assert names([requests[0], requests[2]]) == [(1,), (3,)]
     assert isinstance(requests[1].future.exception(timeout=TIMEOUT), DecodingError)
-    assert script.steps == [[1, 3]]
+    assert script.tokens == [[1, 3]]
 
 
 def test_non_finite_logits_fail_alone(start: StartEngine, script: Script) -> None:
@@ -79,7 +89,7 @@ def test_a_dead_worker_fails_everything_and_says_so(
     assert engine.stats().failed_requests == 2
     engine.close()
     assert "worker died" in caplog.text
-    assert len(script.steps) == 1
+    assert len(script.tokens) == 1
 
 
 def test_close_drains(start: StartEngine, script: Script) -> None:
@@ -119,7 +129,7 @@ def test_close_fails_what_it_does_not_wait_for(
     for request in (running, waiting):
         with pytest.raises(EngineClosedError):
             request.future.result(timeout=0)
-    assert script.steps == [[1]]
+    assert script.tokens == [[1]]
     assert engine.stats().failed_requests == 2
 
 
@@ -152,13 +162,15 @@ def test_context_manager_drains_unless_an_error_leaves_it(start: StartEngine, sc
 
 
 def test_a_forgotten_engine_ends_its_thread(network: Transformer, script: Script) -> None:
-    config = EngineConfig(device="cpu", num_threads=1)
-    engine = Engine(network, config, new_batch=lambda: ScriptedBatch(script), clock=lambda: script.now)
-    (thread,) = [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
+    config = EngineConfig(device="cpu", num_workers=2)
+    engine = Engine(network, config, new_batch=lambda: ScriptedBatch(script), clock=script.clock)
+    threads = engine_threads()
+    assert len(threads) == 3  # two workers, and one that watches the deadlines
     del engine
     gc.collect()
-    thread.join(timeout=TIMEOUT)
-    assert not thread.is_alive()
+    for thread in threads:
+        thread.join(timeout=TIMEOUT)
+    assert engine_threads() == []
 
 
 def test_the_worker_only_ever_sleeps_on_its_condition(
@@ -170,7 +182,7 @@ def test_the_worker_only_ever_sleeps_on_its_condition(
     wait = threading.Condition.wait
 
     def recording_wait(condition: threading.Condition, timeout: float | None = None) -> bool:
-        if threading.current_thread().name == THREAD_NAME:
+        if threading.current_thread().name == FIRST_WORKER:
             timeouts.append(timeout)
             idle.release()
         return wait(condition, timeout)

@@ -39,12 +39,22 @@ def test_cost_is_rows_times_source_and_reserved_positions(config: GenerationConf
 def test_states_in_order() -> None:
     request = new_request()
     states = [request.state]
-    for change in (request.start, request.claim, request.start):
+    for change in (request.wait_again, request.start, request.claim, request.start, request.wait_again):
         change()
         states.append(request.state)
-    assert [state.value for state in states] == ["waiting", "running", "finished", "finished"]
+    assert [state.value for state in states] == ["waiting", "waiting", "running", "finished", "finished", "finished"]
     request.resolve([HYPOTHESIS])
     assert request.future.result(timeout=0) == [HYPOTHESIS]
+
+
+def test_a_request_can_be_put_back_and_run_again() -> None:
+    request = new_request()
+    states = []
+    for change in (request.start, request.wait_again) * 2:
+        change()
+        states.append(request.state)
+    assert states == [RequestState.RUNNING, RequestState.WAITING] * 2
+    assert request.cancel()
 
 
 def test_error_becomes_the_futures_exception() -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import pytest
 import torch
 
 from model.config import EngineConfig, GenerationConfig, ModelConfig
+from model.engine.device import float_dtype, place, select_device
 from model.engine.request import Request
-from model.engine.runner import Runner, group_by_length, place, select_device, usable_cores
+from model.engine.runner import Runner, group_by_length
 from model.errors import ConfigurationError
 from model.generation import GenerationInput, Hypothesis, NonFiniteLogitsError
 from model.transformer import Transformer
@@ -27,6 +27,8 @@ class BookkeepingBatch:
         self.requests: list[Request] = []
         self.non_finite: list[Request] = []
         self.damaging = damaging
+        self.num_steps = 0
+        self.interrupts = 0
 
     @property
     def num_rows(self) -> int:
@@ -45,7 +47,11 @@ class BookkeepingBatch:
         self.added.append([request for request, _ in items])
         self.requests += self.added[-1]
 
+    def interrupt(self) -> None:
+        self.interrupts += 1
+
     def step(self) -> list[tuple[Request, list[Hypothesis]]]:
+        self.num_steps += 1
         if self.non_finite:
             failed, self.non_finite = self.non_finite, []
             self.requests = [request for request in self.requests if request not in failed]
@@ -74,6 +80,30 @@ def test_requests_join_and_leave() -> None:
     assert runner.num_requests == 1
     assert runner.step() == ([(second, [HYPOTHESIS])], [])
     assert runner.num_requests == 0
+
+
+def test_steps_and_interrupts_are_those_of_the_batch() -> None:
+    batch = BookkeepingBatch()
+    runner = Runner(lambda: batch)
+    runner.interrupt()  # there is no batch yet
+    assert runner.num_steps == 0
+    request = new_request(4)
+    runner.admit([request])
+    assert runner.requests == [request]
+    runner.step()
+    runner.interrupt()
+    assert (runner.num_steps, batch.interrupts) == (1, 1)
+    runner.reset()
+    assert runner.num_steps == 0
+
+
+def test_a_lack_of_memory_concerns_the_whole_batch() -> None:
+    class FullBatch(BookkeepingBatch):
+        def add(self, items: Sequence[tuple[Request, GenerationInput]]) -> None:  # noqa: ARG002
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Runner(FullBatch).admit([new_request(4), new_request(4)])
 
 
 def test_sources_of_like_length_are_encoded_together() -> None:
@@ -141,18 +171,13 @@ def test_reset_lets_go_of_the_batch() -> None:
 def test_device_thread_setting_and_inference_mode() -> None:
     before = torch.get_num_threads()
     try:
-        with Runner(BookkeepingBatch, num_threads=1).own_device():
-            assert torch.is_inference_mode_enabled()
-            assert torch.get_num_threads() == 1
-        with Runner(BookkeepingBatch).own_device():
-            assert torch.get_num_threads() == usable_cores()
+        for num_threads in (2, 1):
+            with Runner(BookkeepingBatch, num_threads).own_device():
+                assert torch.is_inference_mode_enabled()
+                assert torch.get_num_threads() == num_threads
     finally:
         torch.set_num_threads(before)
     assert not torch.is_inference_mode_enabled()
-
-
-def test_usable_cores_are_at_most_all() -> None:
-    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
 
 
 def test_select_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,6 +195,15 @@ def test_select_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert select_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(ConfigurationError, match="2 CUDA devices"):
         select_device("cuda:2")
+
+
+def test_the_plain_networks_number_format() -> None:
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert (float_dtype("auto", cuda), float_dtype("auto", cpu)) == (torch.float16, torch.float32)
+    assert float_dtype("bfloat16", cuda) == float_dtype("bfloat16", cpu) == torch.bfloat16
+    with pytest.raises(ConfigurationError) as caught:
+        float_dtype("int8", cuda)
+    assert caught.value.name == "dtype"
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])

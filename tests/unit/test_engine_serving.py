@@ -21,7 +21,7 @@ from model.errors import (
 )
 from model.generation import GenerationInput
 from model.transformer import Transformer
-from tests.unit.scripted_engine import GREEDY, THREAD_NAME, TIMEOUT, Script, StartEngine, hypothesis, inputs, names
+from tests.unit.scripted_engine import FIRST_WORKER, GREEDY, TIMEOUT, Script, StartEngine, hypothesis, inputs, names
 
 
 def test_one_request(start: StartEngine, script: Script) -> None:
@@ -29,7 +29,7 @@ def test_one_request(start: StartEngine, script: Script) -> None:
     assert isinstance(request.future, Future)
     script.permit(3)
     assert request.future.result(timeout=TIMEOUT) == [hypothesis((7, 3))]
-    assert script.steps == [[7], [7], [7]]
+    assert script.tokens == [[7], [7], [7]]
 
 
 def test_requests_join_and_leave_between_steps(start: StartEngine, script: Script) -> None:
@@ -39,7 +39,7 @@ def test_requests_join_and_leave_between_steps(start: StartEngine, script: Scrip
     second = engine.submit_many(inputs((3, 2)))
     script.permit(3)
     assert names([*first, *second]) == [(1,), (2, 2, 2), (3, 3)]
-    assert script.steps == [[1, 2], [2, 3], [2, 3]]
+    assert script.tokens == [[1, 2], [2, 3], [2, 3]]
 
 
 def test_budget_holds_requests_back(start: StartEngine, script: Script) -> None:
@@ -49,7 +49,7 @@ def test_budget_holds_requests_back(start: StartEngine, script: Script) -> None:
     assert (engine.stats().running_requests, engine.stats().queued_requests) == (2, 1)
     script.permit(2)
     assert names(requests) == [(1,), (2,), (3,)]
-    assert script.steps == [[1, 2], [3]]
+    assert script.tokens == [[1, 2], [3]]
 
 
 def test_a_list_does_not_hold_up_another_caller(start: StartEngine, script: Script) -> None:
@@ -59,7 +59,7 @@ def test_a_list_does_not_hold_up_another_caller(start: StartEngine, script: Scri
     single = engine.submit([99, 1], GREEDY, caller="single")
     script.run_freely()
     names([*many, single])
-    assert script.steps.index([99]) <= 2
+    assert script.tokens.index([99]) <= 2
 
 
 @pytest.mark.parametrize("by_future", [False, True])
@@ -72,7 +72,7 @@ def test_cancelled_while_running(start: StartEngine, script: Script, by_future: 
         leaving.future.result(timeout=0)
     script.permit(3)
     assert names([staying]) == [(1, 1, 1)]
-    assert script.steps == [[1, 2], [1], [1]]  # the step under way, and none after it
+    assert script.tokens == [[1, 2], [1], [1]]  # the step under way, and none after it
     assert script.removed == [2]
     assert not leaving.cancel()
 
@@ -102,7 +102,7 @@ def test_cancelled_while_waiting_frees_its_place(start: StartEngine, script: Scr
     late = engine.submit([4, 1], GREEDY)
     script.permit(2)
     assert names([running, late]) == [(1,), (4,)]
-    assert script.steps == [[1], [4]]
+    assert script.tokens == [[1], [4]]
 
 
 def test_cancelling_the_only_request_empties_the_batch(start: StartEngine, script: Script) -> None:
@@ -112,7 +112,7 @@ def test_cancelling_the_only_request_empties_the_batch(start: StartEngine, scrip
     request.cancel()
     script.permit()
     assert script.something_removed.wait(timeout=TIMEOUT)
-    assert script.steps == [[1]]
+    assert script.tokens == [[1]]
     assert engine.stats().running_requests == engine.stats().running_rows == 0
 
 
@@ -126,7 +126,7 @@ def test_deadlines(start: StartEngine, script: Script) -> None:
     for request in (short, waiting):
         with pytest.raises(DeadlineExceededError, match="2 s"):
             request.future.result(timeout=TIMEOUT)
-    assert script.steps[-2:] == [[1, 2], [2]]  # steps take 1 s
+    assert script.tokens[-2:] == [[1, 2], [2]]  # steps take 1 s
     assert engine.stats().expired_requests == 2
 
 
@@ -134,7 +134,7 @@ def test_deadline_that_has_passed_already(start: StartEngine, script: Script) ->
     request = start().submit([1, 1], GREEDY, deadline_seconds=0.0)
     with pytest.raises(DeadlineExceededError):
         request.future.result(timeout=TIMEOUT)
-    assert script.steps == []
+    assert script.tokens == []
 
 
 def test_overload_refuses_all_or_nothing(start: StartEngine, script: Script) -> None:
@@ -149,12 +149,12 @@ def test_overload_refuses_all_or_nothing(start: StartEngine, script: Script) -> 
     last = engine.submit([6, 1], GREEDY)
     script.permit(4)
     assert names([first, *waiting, last]) == [(1,), (2,), (3,), (6,)]
-    assert sorted(script.steps) == [[1], [2], [3], [6]]
+    assert sorted(script.tokens) == [[1], [2], [3], [6]]
 
 
 def test_retry_after_comes_from_the_measured_throughput(start: StartEngine, script: Script) -> None:
     engine = start(max_batch_tokens=12, max_queued_requests=20)
-    script.seconds_per_step = 2.0  # one request a step: 2 s for each
+    script.seconds_per_token = 2.0  # one request a step: 2 s for each
     script.permit(20)
     names(engine.submit_many(inputs(*[(number, 1) for number in range(1, 21)])))
     for _ in range(20):
@@ -177,6 +177,13 @@ def test_throughput_forgets() -> None:
     for _ in range(200):
         throughput.record(10, 1.0)
     assert throughput.seconds_for(100) == pytest.approx(10.0, rel=0.01)
+
+
+def test_throughput_of_several_workers_adds_up() -> None:
+    throughput = Throughput(num_workers=2)
+    for _ in range(2):
+        throughput.record(100, 10.0)
+    assert throughput.seconds_for(100) == pytest.approx(5.0)
 
 
 class RecordingObserver(SilentObserver):
@@ -220,7 +227,7 @@ def test_observer_and_stats_agree(start: StartEngine, script: Script) -> None:
     ]
     assert engine.stats() == EngineStats(
         steps=5, decoded_rows=8, source_tokens=8, generated_tokens=8, finished_requests=4, cancelled_requests=1,
-        expired_requests=1, busy_seconds=5.0, accepting=False,
+        expired_requests=1, busy_seconds=5.0, max_batch_tokens=24, accepting=False,
     )  # fmt: skip
 
 
@@ -249,7 +256,7 @@ def test_the_worker_owns_the_device(start: StartEngine, script: Script) -> None:
     script.in_step = look
     script.run_freely()
     names([start().submit([1, 1], GREEDY)])
-    assert seen == [(THREAD_NAME, 1, True)]
+    assert seen == [(FIRST_WORKER, 1, True)]
 
 
 @pytest.mark.parametrize(
@@ -273,7 +280,7 @@ def test_what_does_not_fit_the_model_is_refused_at_once(
     good = GenerationInput([1, 1], GREEDY)
     with pytest.raises(InvalidRequestError):
         engine.submit_many([good, GenerationInput(source_ids, config)])
-    assert engine.stats() == EngineStats()
+    assert engine.stats() == EngineStats(max_batch_tokens=1000)
 
 
 def test_other_refusals(start: StartEngine, network: Transformer) -> None:
@@ -283,6 +290,8 @@ def test_other_refusals(start: StartEngine, network: Transformer) -> None:
     with pytest.raises(InvalidRequestError, match="deadline_seconds"):
         engine.submit([1, 1], GREEDY, deadline_seconds=float("nan"))
     assert engine.submit_many([]) == []
+    with pytest.raises(ConfigurationError, match="int8"):
+        Engine(network, EngineConfig(device="cpu", dtype="int8"))
     with pytest.raises(ConfigurationError, match="device"):
         Engine(network, EngineConfig(device="abacus"))
 
@@ -291,7 +300,7 @@ def test_many_threads_and_every_kind_of_end(start: StartEngine, script: Script) 
     """Nothing is lost or counted twice when callers submit and cancel at once."""
     engine = start(max_batch_tokens=60, max_queued_requests=50)
     script.run_freely()
-    script.seconds_per_step = 0.0
+    script.seconds_per_token = 0.0
     barrier = threading.Barrier(8)
     outcomes: list[str] = []
 

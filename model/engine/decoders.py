@@ -1,0 +1,54 @@
+"""Which implementation of the running batch suits a device and a number format; it decodes nothing itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from model.config import EngineConfig
+from model.engine.device import place, select_device
+from model.engine.runner import Batch
+from model.generation import plain_batch
+
+if TYPE_CHECKING:
+    from model.transformer import Transformer
+
+COMPILER = "numba"
+"""The package that compiles the CPU's decode loops; without it the plain decoder works in its place."""
+_logger = logging.getLogger(__name__)
+
+
+def batch_factory(model: Transformer, config: EngineConfig, always_banned: Sequence[int]) -> Callable[[], Batch]:
+    """Return what makes a running batch; all batches share one copy of the weights.
+
+    On the CPU, bfloat16 has no compiled loops, as few processors are fast with it.
+
+    Args:
+        model: float32 weights; the plain decoder moves it, in place, to the device and number format of ``config``.
+        config: device, number format and decoder.
+        always_banned: token ids that are never generated.
+
+    Raises:
+        ConfigurationError: the device does not exist, or has no such number format.
+    """
+    device = select_device(config.device)
+    if device.type == "cpu" and config.decoder == "compiled" and config.dtype != "bfloat16":
+        if importlib.util.find_spec(COMPILER) is not None:
+            return _compiled_factory(model, config, always_banned)
+        _logger.warning("%s is not installed: decoding is several times slower, in float32", COMPILER)
+        config = dataclasses.replace(config, dtype="float32")
+    placed = place(model, config)
+    return lambda: plain_batch(placed, always_banned)
+
+
+def _compiled_factory(model: Transformer, config: EngineConfig, always_banned: Sequence[int]) -> Callable[[], Batch]:
+    from model.kernels.batch import KernelBatch
+    from model.kernels.packing import PackedNetwork
+
+    kind = "int8" if config.dtype == "auto" else config.dtype
+    assert kind != "bfloat16", "has no compiled loops"
+    network = PackedNetwork(model, kind)
+    return lambda: KernelBatch(network, always_banned)
