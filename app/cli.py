@@ -28,11 +28,11 @@ def serve(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, or auto.", show_default="auto")] = None,
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(help="Number format of the weights.", show_default="float32"),
+        Literal["auto", "float32", "bfloat16", "float16", "int8"] | None,
+        typer.Option(help="Number format of the weights; auto is int8 on the CPU.", show_default="auto"),
     ] = None,
-    num_threads: Annotated[
-        int | None, typer.Option(help="Threads of one operation; 0 for all usable cores.", show_default="0")
+    num_workers: Annotated[
+        int | None, typer.Option(help="Threads that decode; 0 for one on each usable core.", show_default="0")
     ] = None,
 ) -> None:
     """Serve translations over HTTP, in the foreground.
@@ -52,7 +52,7 @@ def serve(
         "log_level": log_level,
         "device": device,
         "dtype": dtype,
-        "num_threads": num_threads,
+        "num_workers": num_workers,
     }
     settings = Settings.load(**{name: value for name, value in given.items() if value is not None})
     uvicorn.run(

@@ -50,11 +50,17 @@ class Settings(BaseSettings):
     folders are separated as in PATH."""
     device: str = _ENGINE.device
     """See EngineConfig.device."""
-    dtype: Literal["float32", "bfloat16", "float16"] = _ENGINE.dtype
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = _ENGINE.dtype
     """See EngineConfig.dtype."""
-    num_threads: int = Field(default=_ENGINE.num_threads, ge=0)
+    decoder: Literal["compiled", "plain"] = _ENGINE.decoder
+    """See EngineConfig.decoder."""
+    shortlist: bool = _ENGINE.shortlist
+    """See EngineConfig.shortlist."""
+    num_workers: int = Field(default=_ENGINE.num_workers, ge=0)
+    """See EngineConfig.num_workers."""
+    num_threads: int = Field(default=_ENGINE.num_threads, ge=1)
     """See EngineConfig.num_threads."""
-    max_batch_tokens: int = Field(default=_ENGINE.max_batch_tokens, ge=1)
+    max_batch_tokens: int = Field(default=_ENGINE.max_batch_tokens, ge=0)
     """See EngineConfig.max_batch_tokens."""
     max_queued_requests: int = Field(default=_ENGINE.max_queued_requests, ge=1)
     """Segments that may wait for the device; requests beyond are answered with 503 and Retry-After."""
@@ -118,6 +124,9 @@ class Settings(BaseSettings):
         return EngineConfig(
             device=self.device,
             dtype=self.dtype,
+            decoder=self.decoder,
+            shortlist=self.shortlist,
+            num_workers=self.num_workers,
             num_threads=self.num_threads,
             max_batch_tokens=self.max_batch_tokens,
             max_queued_requests=self.max_queued_requests,

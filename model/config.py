@@ -21,6 +21,7 @@ NormType = Literal["layer", "rms"]
 PositionType = Literal["sinusoidal", "learned", "relative"]
 SinusoidLayout = Literal["interleaved", "halves", "halves_fairseq"]
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
+WeightDtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 MAX_BEAM_SIZE = 64
 """Larger beams cost time and lose quality (Koehn and Knowles 2017, section 3.6)."""
@@ -238,19 +239,29 @@ class EngineConfig:
 
     device: str = "auto"
     """"cpu", "cuda", "cuda:1", or "auto": CUDA where there is one."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Number format of the weights while decoding."""
-    num_threads: int = 0
-    """Intra-op threads of torch; 0 means as many as there are usable cores."""
-    max_batch_tokens: int = 4096
-    """Budget of the running batch: the sum over its rows of padded source and reserved target positions."""
+    dtype: WeightDtype = "auto"
+    """Number format of the weights while decoding; "auto" is int8 on the CPU and float16 on CUDA."""
+    decoder: Literal["compiled", "plain"] = "compiled"
+    """The decode loop outside Python, or the plain float reference that it is tested against."""
+    shortlist: bool = False
+    """Compute logits only for the likely target tokens of each source, where the model's folder has a short-list."""
+    num_workers: int = 0
+    """Threads that decode, over one copy of the weights; 0 means usable cores over num_threads, and 1 on CUDA."""
+    num_threads: int = 1
+    """Intra-op threads of each worker."""
+    max_batch_tokens: int = 0
+    """Budget of each worker's batch: the sum over its rows of padded source and reserved target positions; 0 means as
+    much as fits into the memory of a CUDA device, and 4096 on the CPU."""
     max_queued_requests: int = 4096
     """Segments that may wait; more are refused with OverloadedError."""
 
     def __post_init__(self) -> None:
         _require_choices(self)
-        _require(self, "num_threads", self.num_threads >= 0, "must not be negative")
-        _require(self, "max_batch_tokens", self.max_batch_tokens >= 1, "must be at least 1")
+        _require(self, "num_threads", self.num_threads >= 1, "must be at least 1")
+        _require(self, "num_workers", self.num_workers >= 0, "must not be negative")
+        plain_int8 = self.decoder == "plain" and self.dtype == "int8"
+        _require(self, "dtype", not plain_int8, "must not be int8 with the plain decoder, which is the float reference")
+        _require(self, "max_batch_tokens", self.max_batch_tokens >= 0, "must not be negative")
         _require(self, "max_queued_requests", self.max_queued_requests >= 1, "must be at least 1")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -65,7 +66,9 @@ def _examine_python() -> Iterator[Finding]:
 def _examine_torch(engine: EngineConfig) -> Iterator[Finding]:
     import torch
 
-    from model.engine.runner import usable_cores
+    from model.engine.cores import usable_cores
+    from model.engine.decoders import COMPILER
+    from model.engine.device import count_workers, select_device
 
     facts = circumstances()
     yield Finding("ok", "machine", facts["machine"])
@@ -74,11 +77,14 @@ def _examine_torch(engine: EngineConfig) -> Iterator[Finding]:
     capability = facts["instructions"]
     fast = capability.upper().startswith(FAST_INSTRUCTIONS)
     yield Finding("ok" if fast else "warn", "instructions", capability if fast else f"{capability}: will be slow")
-    threads, cores = engine.num_threads or usable_cores(), usable_cores()
+    device = select_device(engine.device)
+    workers, cores = count_workers(engine, device), usable_cores()
+    threads = workers * engine.num_threads
     crowded = f", more than the {cores} usable cores: slower than {cores}" if threads > cores else ""
-    yield Finding("warn" if crowded else "ok", "threads", f"{threads}{crowded}")
-    device = torch.device(engine.device if engine.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    probe = torch.ones(2, 2, device=device, dtype=getattr(torch, engine.dtype))
+    yield Finding("warn" if crowded else "ok", "workers", f"{workers} with {engine.num_threads} threads each{crowded}")
+    if device.type == "cpu" and importlib.util.find_spec(COMPILER) is None:
+        yield Finding("warn", "decoder", f"{COMPILER} is not installed: decoding is several times slower")
+    probe = torch.ones(2, 2, device=device)
     works = bool((probe @ probe == 2).all())
     name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     yield Finding("ok" if works else "fail", "device", f"{device}{name}, {engine.dtype}")

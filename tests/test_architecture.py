@@ -25,7 +25,9 @@ ARROWS: dict[str, set[str]] = {
     "model.text": {"model.config"},
     "model.transformer": {"model.config"},
     "model.generation": {"model.transformer"},
-    "model.engine": {"model.generation"},
+    "model.kernels": {"model.generation"},
+    "model.graphs": {"model.generation"},
+    "model.engine": {"model.kernels", "model.graphs"},
     "model.checkpoints": {"model.text", "model.transformer"},
     "model.translation": {"model.text"},
     "model.translator": {"model.translation", "model.engine", "model.checkpoints"},
@@ -54,7 +56,7 @@ ARROWS: dict[str, set[str]] = {
 FORBIDDEN: dict[str, set[str]] = {
     "model": {"app", "fastapi", "starlette", "uvicorn", "pydantic", "pydantic_settings", "transformers"},
     "model.text": {"torch"},
-    "model.engine.scheduler": {"torch"},
+    "model.engine.scheduler": {"torch", "numba"},
     "model.config": {"torch"},
     "model.errors": {"torch"},
 }

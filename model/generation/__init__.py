@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.generation.decoding_batch import DecodingBatch, NonFiniteLogitsError
+from model.generation.decoding_batch import DecodingBatch, NonFiniteLogitsError, plain_batch
 from model.generation.generate import generate, score_target
 from model.generation.generation_input import GenerationInput
 from model.generation.hypothesis import FinishReason, Hypothesis
@@ -14,5 +14,6 @@ __all__ = [
     "Hypothesis",
     "NonFiniteLogitsError",
     "generate",
+    "plain_batch",
     "score_target",
 ]

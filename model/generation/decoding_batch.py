@@ -13,14 +13,16 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from model.config import ModelConfig
 from model.errors import DecodingError
 from model.generation.candidates import best_tokens, in_order
 from model.generation.generation_input import GenerationInput
 from model.generation.hypothesis import Hypothesis
 from model.generation.logits_processors import BANNED, LogitsProcessor, banning_processors, shaping_processors
+from model.generation.rows import NetworkRows, Rows
 from model.generation.sampling import SamplingSearch
 from model.generation.search import Search, create_search
-from model.transformer import KVCache, Transformer
+from model.transformer import Transformer
 
 Key = TypeVar("Key", bound=Hashable)
 Candidates = tuple[list[list[int]], list[list[float]]]
@@ -60,23 +62,24 @@ class DecodingBatch(Generic[Key]):
     the other requests, except rounding inside the network.
     """
 
-    def __init__(self, model: Transformer, always_banned: Sequence[int] = ()) -> None:
+    def __init__(self, config: ModelConfig, rows: Rows, always_banned: Sequence[int] = ()) -> None:
         """Start empty.
 
         Args:
-            model: in evaluation mode, on its device.
+            config: the network's shape.
+            rows: computes the logits; empty.
             always_banned: tokens that are never generated, such as padding, begin and language tokens; only a target
                 prefix can contain them.
         """
-        assert not model.training, "decoding needs model.eval(), otherwise dropout is active"
-        assert all(0 <= token_id < model.config.vocab_size for token_id in always_banned), "no such token to ban"
-        self._model = model
-        self._device = next(model.parameters()).device
+        assert all(0 <= token_id < config.vocab_size for token_id in always_banned), "no such token to ban"
+        self._config = config
+        self._rows = rows
+        self._device = rows.device
         self._always_banned = torch.tensor(sorted(set(always_banned)), dtype=torch.long, device=self._device)
         self._running: list[_Running[Key]] = []
         self._next_tokens: list[int] = []
-        self._cache: KVCache | None = None
         self._undelivered: list[tuple[Key, list[Hypothesis]]] = []
+        self._num_steps = 0
 
     @property
     def num_requests(self) -> int:
@@ -87,6 +90,11 @@ class DecodingBatch(Generic[Key]):
     def num_rows(self) -> int:
         """Rows that the next step computes."""
         return len(self._next_tokens)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the network since the batch was made."""
+        return self._num_steps
 
     @property
     def max_rows(self) -> int:
@@ -105,14 +113,14 @@ class DecodingBatch(Generic[Key]):
         Raises:
             InvalidRequestError: an input does not fit the model; then none of them has joined.
         """
-        config = self._model.config
+        config = self._config
         for _, item in items:
             item.validate(config)
         keys = [running.key for running in self._running] + [key for key, _ in (*self._undelivered, *items)]
         assert len(set(keys)) == len(keys), "every request of a batch needs a key of its own"
         if not items:
             return
-        self._encode([item.source_ids for _, item in items])
+        self._rows.append([item.source_ids for _, item in items])
         for key, item in items:
             limit, row = item.token_limit(config), len(self._next_tokens)
             search = create_search(item.config, limit, config.eos_id)
@@ -140,6 +148,7 @@ class DecodingBatch(Generic[Key]):
         finished, self._undelivered = self._undelivered, []
         if not self._running:
             return finished
+        self._num_steps += 1
         failed: list[Key] = []
         staying: list[_Running[Key]] = []
         with torch.inference_mode():
@@ -159,25 +168,12 @@ class DecodingBatch(Generic[Key]):
             raise NonFiniteLogitsError(failed)
         return finished
 
-    def _encode(self, sources: Sequence[Sequence[int]]) -> None:
-        """Encode sources and append a row for each to the cache."""
-        longest = max(map(len, sources))
-        pad_id = self._model.config.pad_id
-        source_ids = torch.tensor([[*ids, *[pad_id] * (longest - len(ids))] for ids in sources], device=self._device)
-        lengths = torch.tensor([len(ids) for ids in sources], device=self._device)
-        source_mask = torch.arange(longest, device=self._device) < lengths[:, None]  # (B, S) True = token
-        with torch.inference_mode():
-            cache = self._model.start_cache(self._model.encode(source_ids, source_mask), source_mask)
-            if self._cache is None:
-                self._cache = cache
-            else:
-                self._cache.extend(cache)
+    def interrupt(self) -> None:
+        """Ask a step that is under way to return before its next token; a step here has only one, so it does anyway."""
 
     def _all_candidates(self) -> list[Candidates | None]:
         """Run one step of the network; return each request's candidates, None where they are not finite."""
-        assert self._cache is not None
-        tokens = torch.tensor(self._next_tokens, device=self._device)
-        logits = self._model.decode_step(tokens, self._cache).float()  # (R, V)
+        logits = self._rows.step(self._next_tokens)  # (R, V)
         free = [running for running in self._running if running.search.forced_token is None]
         for running in free:
             for process in running.shaping:
@@ -201,7 +197,7 @@ class DecodingBatch(Generic[Key]):
         tokens: list[int] = []
         for running in self._running:
             forced = running.search.forced_token
-            tokens += [self._model.config.eos_id if forced is None else forced] * running.search.num_rows
+            tokens += [self._config.eos_id if forced is None else forced] * running.search.num_rows
         return tokens
 
     def _candidates(self, running: _Running[Key], host: list[list[float]], log_probs: Tensor) -> Candidates | None:
@@ -226,7 +222,7 @@ class DecodingBatch(Generic[Key]):
             count = len(best) // 2
             token_ids = [int(token_id) for token_id in best[count:]]
             tokens, values = in_order(best[:count], token_ids, search.num_candidates, log_probs[row])
-            all_tokens.append(tokens or [self._model.config.eos_id])
+            all_tokens.append(tokens or [self._config.eos_id])
             all_log_probs.append(values or [last_resort])
         return all_tokens, all_log_probs
 
@@ -237,7 +233,7 @@ class DecodingBatch(Generic[Key]):
         for row, values in enumerate(log_probs):
             if values.max() == BANNED:
                 samples = search.num_samples(row)
-                all_tokens.append([self._model.config.eos_id] * samples)
+                all_tokens.append([self._config.eos_id] * samples)
                 all_log_probs.append([host[row][0]] * samples)
             else:
                 all_tokens.append(search.draw(row, values))
@@ -247,22 +243,16 @@ class DecodingBatch(Generic[Key]):
     def _keep(
         self, staying: list[_Running[Key]], parents: Sequence[Sequence[int]], next_tokens: Sequence[Sequence[int]]
     ) -> None:
-        """Rearrange the cache: each staying request goes on with rows grown from ``parents``, its old batch rows."""
-        assert self._cache is not None
-        rows_before = [running.rows for running in self._running]
+        """Rearrange the rows: each staying request goes on with rows grown from ``parents``, its old batch rows."""
         start = 0
         for running, own in zip(staying, parents, strict=True):
             running.rows = slice(start, start + len(own))
             start += len(own)
-        within_requests = rows_before == [running.rows for running in staying]
         self._running = staying
         self._next_tokens = [token for own in next_tokens for token in own]
-        flat = [parent for own in parents for parent in own]
-        if not flat:
-            self._cache = None
-        elif flat != list(range(self._cache.num_rows)):
-            rows = torch.tensor(flat, device=self._device)
-            if within_requests:
-                self._cache.select_beams(rows)
-            else:
-                self._cache.select_rows(rows)
+        self._rows.select([parent for own in parents for parent in own])
+
+
+def plain_batch(model: Transformer, always_banned: Sequence[int] = ()) -> DecodingBatch[Key]:
+    """Return an empty batch over the network itself, the reference for faster ones."""
+    return DecodingBatch(model.config, NetworkRows(model), always_banned)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from model.generation.decoding_batch import DecodingBatch, NonFiniteLogitsError
+from model.generation.decoding_batch import DecodingBatch, NonFiniteLogitsError, plain_batch
 from model.generation.generation_input import GenerationInput
 from model.generation.hypothesis import Hypothesis
 from model.transformer import Transformer
@@ -34,7 +34,7 @@ def generate(
     """
     for item in inputs:
         item.validate(model.config)
-    batch: DecodingBatch[int] = DecodingBatch(model, always_banned)
+    batch: DecodingBatch[int] = plain_batch(model, always_banned)
     results: list[list[Hypothesis]] = [[] for _ in inputs]
     # From the end, so the longest first and together with those of similar length.
     waiting = sorted(range(len(inputs)), key=lambda index: len(inputs[index].source_ids))

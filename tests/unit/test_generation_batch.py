@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model.config import GenerationConfig
 from model.errors import InvalidOptionError, InvalidRequestError
-from model.generation import DecodingBatch, GenerationInput, Hypothesis, NonFiniteLogitsError, generate
+from model.generation import DecodingBatch, GenerationInput, Hypothesis, NonFiniteLogitsError, generate, plain_batch
 from tests.unit.table_model import EOS, SPECIAL, TableModel, as_transformer
 
 VOCAB_SIZE = 14
@@ -80,7 +80,7 @@ def test_requests_that_join_and_are_cancelled_at_any_time_do_not_disturb_each_ot
     if ties:
         model.table.data.round_()
     inputs = [GenerationInput(source, config) for source, config, _, _ in requests]
-    batch: DecodingBatch[int] = DecodingBatch(as_transformer(model), SPECIAL)
+    batch: DecodingBatch[int] = plain_batch(as_transformer(model), SPECIAL)
     results: dict[int, list[Hypothesis]] = {}
     cancelled: set[int] = set()
     for step in range(40):
@@ -107,7 +107,7 @@ def test_results_come_in_the_order_of_the_inputs_and_do_not_depend_on_the_batch(
 
 def test_finished_rows_leave_and_cost_nothing_more() -> None:
     model = TableModel(VOCAB_SIZE, seed=1, sharpness=0.2)
-    batch: DecodingBatch[str] = DecodingBatch(as_transformer(model), SPECIAL)
+    batch: DecodingBatch[str] = plain_batch(as_transformer(model), SPECIAL)
     ban = (EOS,)
     batch.add(
         [
@@ -133,7 +133,7 @@ def test_rows_change_hands_while_their_number_stays() -> None:
     model = TableModel(VOCAB_SIZE, seed=2, sharpness=1.0)
     leaving = GenerationInput([9, 9, 9], GenerationConfig(beam_size=1, max_new_tokens=1))
     growing = GenerationInput([4, 5, 6], GenerationConfig(beam_size=2, min_new_tokens=3))
-    batch: DecodingBatch[str] = DecodingBatch(as_transformer(model), SPECIAL)
+    batch: DecodingBatch[str] = plain_batch(as_transformer(model), SPECIAL)
     batch.add([("leaving", leaving), ("growing", growing)])
     assert batch.num_rows == 2
     results = dict(batch.step())
@@ -174,7 +174,7 @@ def test_among_equally_probable_tokens_the_smallest_id_comes_first(
 
 def test_an_empty_batch_can_be_filled_again() -> None:
     model = TableModel(VOCAB_SIZE, seed=3, sharpness=1.0)
-    batch: DecodingBatch[int] = DecodingBatch(as_transformer(model), SPECIAL)
+    batch: DecodingBatch[int] = plain_batch(as_transformer(model), SPECIAL)
     item = GenerationInput([4, 5, 6], GenerationConfig(beam_size=2))
     for key in range(3):
         batch.add([(key, item)])
@@ -234,7 +234,7 @@ def test_logits_that_are_not_finite_fail_their_own_requests_only(value: float, m
             logits[2, 4 if value > 0 else slice(None)] = value
         return logits
 
-    batch: DecodingBatch[int] = DecodingBatch(as_transformer(model), SPECIAL)
+    batch: DecodingBatch[int] = plain_batch(as_transformer(model), SPECIAL)
     batch.add(list(enumerate(some_inputs(6))))
     model.steps = 0
     monkeypatch.setattr(model, "decode_step", damaged)
@@ -251,7 +251,7 @@ def test_what_finishes_in_a_failing_step_is_returned_by_the_next(monkeypatch: py
     model = TableModel(VOCAB_SIZE, seed=5, sharpness=0.3)
     one = GenerationInput([4, 5], GenerationConfig(beam_size=1, max_new_tokens=1))
     expected = alone(model, one)
-    batch: DecodingBatch[str] = DecodingBatch(as_transformer(model), SPECIAL)
+    batch: DecodingBatch[str] = plain_batch(as_transformer(model), SPECIAL)
     batch.add([("good", one), ("bad", one), ("cancelled", one)])
     intact = model.decode_step
 
@@ -291,7 +291,7 @@ def test_an_input_that_does_not_fit_the_model_is_refused_and_nobody_joins(
     source: list[int], options: dict[str, object], error: type[InvalidRequestError], message: str
 ) -> None:
     model = TableModel(VOCAB_SIZE, seed=5)
-    batch: DecodingBatch[int] = DecodingBatch(as_transformer(model), SPECIAL)
+    batch: DecodingBatch[int] = plain_batch(as_transformer(model), SPECIAL)
     bad = GenerationInput(source, GenerationConfig(**options))  # type: ignore[arg-type]
     with pytest.raises(error, match=message):
         batch.add([(0, GenerationInput([4])), (1, bad)])
@@ -306,3 +306,20 @@ def test_a_prefix_makes_room_for_itself_where_no_limit_was_stated() -> None:
     item = GenerationInput([4], GenerationConfig(beam_size=2, target_prefix=prefix))
     assert item.token_limit(model.config) == 41
     assert alone(model, item)[0].token_ids[:40] == prefix
+
+
+def test_steps_are_counted_and_an_interrupt_changes_nothing() -> None:
+    items = [dataclasses.replace(item, config=GenerationConfig(beam_size=2)) for item in some_inputs(3)]
+    model = TableModel(VOCAB_SIZE, seed=4)
+    batch: DecodingBatch[int] = plain_batch(as_transformer(model), SPECIAL)
+    assert batch.step() == []
+    assert batch.num_steps == 0
+    batch.add(list(enumerate(items)))
+    results: dict[int, list[Hypothesis]] = {}
+    steps = 0
+    while batch.num_requests:
+        batch.interrupt()
+        results |= dict(batch.step())
+        steps += 1
+        assert batch.num_steps == steps
+    assert [results[index] for index in range(3)] == [alone(model, item) for item in items]

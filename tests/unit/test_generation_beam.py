@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import GenerationConfig
-from model.generation import DecodingBatch, GenerationInput, Hypothesis, generate, score_target
+from model.generation import DecodingBatch, GenerationInput, Hypothesis, generate, plain_batch, score_target
 from model.generation.beam_search import BeamSearch
 from model.generation.greedy import GreedySearch
 from tests.unit.naive_beam import naive_beam
@@ -170,7 +170,7 @@ def test_a_beam_fans_out_to_all_its_rows_even_if_an_end_token_is_among_the_first
     ends = 0
     for seed in range(40):
         model = TableModel(vocab_size=12, seed=seed)
-        batch: DecodingBatch[int] = DecodingBatch(as_transformer(model), SPECIAL)
+        batch: DecodingBatch[int] = plain_batch(as_transformer(model), SPECIAL)
         batch.add([(0, GenerationInput(SOURCE, GenerationConfig(beam_size=3, patience=9.0)))])
         log_probs = model.next_log_probs(SOURCE, ())
         ends += EOS in sorted(range(EOS, 12), key=log_probs.__getitem__, reverse=True)[:3]

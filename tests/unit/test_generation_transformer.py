@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model.config import GenerationConfig, ModelConfig
-from model.generation import DecodingBatch, GenerationInput, Hypothesis, generate, score_target
+from model.generation import DecodingBatch, GenerationInput, Hypothesis, generate, plain_batch, score_target
 from model.transformer import Transformer
 from tests.unit.naive_beam import naive_beam
 from tests.unit.table_model import BOS, EOS, SPECIAL
@@ -98,7 +98,7 @@ def test_together_is_alone(model: Transformer, alone: list[list[Hypothesis]]) ->
 
 
 def test_joining_on_the_way_is_alone(model: Transformer, alone: list[list[Hypothesis]]) -> None:
-    batch: DecodingBatch[int] = DecodingBatch(model, SPECIAL)
+    batch: DecodingBatch[int] = plain_batch(model, SPECIAL)
     waiting = list(enumerate(inputs()))
     results: dict[int, list[Hypothesis]] = {}
     while waiting or batch.num_requests:
@@ -132,6 +132,6 @@ def test_decoding_in_bfloat16_works_and_repeats_itself(model: Transformer) -> No
 def test_a_model_in_training_mode_is_refused(model: Transformer) -> None:
     training = Transformer(model.config).train()
     with pytest.raises(AssertionError, match="eval"):
-        DecodingBatch(training)
+        plain_batch(training)
     with pytest.raises(AssertionError, match="eval"):
         score_target(training, [5], [6])

@@ -1,0 +1,332 @@
+"""Linear layers for compiled code: packing of weights into blocks, and the product with rows; tiles.py has its core.
+
+Kinds: int8 (weights in int8 with a scale for each output, inputs as bytes with a scale for each row, summed exactly),
+float16 (weights widened as they are read, summed in float32) and float32. A row's result is the same to the bit
+whatever rows are beside it.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.kernels.compilation import ORDERED, SUMS, address_of, compiled
+from model.kernels.machine import LANES, call, carray, pointer
+from model.kernels.tiles import QUAD, float_tile, has_byte_dot_products, int8_tile
+
+WeightKind = Literal["int8", "float16", "float32"]
+
+INPUT_LEVELS, INPUT_ZERO = 127, 128
+"""A row divided by its largest magnitude becomes the bytes 1 ... 255, with 128 for zero."""
+PAIR_LEVELS = 127
+"""Largest sum of the magnitudes of two neighbouring int8 weights, before they are rounded.
+
+The processor adds two products in 16 bits. Rounding adds at most 1 to the sum, and 128 times 255 still fits. To bound
+pairs, rather than each weight by half of that, leaves weights of a normal distribution half as much again of their
+precision.
+"""
+STORE, ADD = np.int64(0), np.int64(1)
+"""What happens to a product: it replaces what is there, or is added to it."""
+
+LINEAR = np.dtype(
+    [
+        ("multiply", np.int64),  # address of the compiled product
+        ("weight", np.int64),  # address of the packed weight
+        ("bias", np.int64),  # address of (O padded,) float32
+        ("scale", np.int64),  # address of (O padded,) float32: int8's scales
+        ("offset", np.int64),  # address of (O padded,) int32: int8's sums for inputs of zero
+        ("num_inputs", np.int64),
+        ("num_outputs", np.int64),
+        ("element_bytes", np.int64),  # of the packed weight
+    ]
+)
+"""One layer as compiled code sees it."""
+ROWS = 128
+"""Rows that are multiplied before the next ones, so that they stay in the second-level cache."""
+
+
+class PackedLinear:
+    """A layer's weights in blocks; keeps the memory that its :attr:`record` points to."""
+
+    def __init__(self, weight: NDArray[np.float32], bias: NDArray[np.float32] | None, kind: WeightKind) -> None:
+        """Pack a weight (O, I) and a bias (O,), or none."""
+        num_outputs, num_inputs = weight.shape
+        blocks = -(-num_outputs // LANES)
+        self.bias = np.zeros(blocks * LANES, np.float32)
+        if bias is not None:
+            self.bias[:num_outputs] = bias
+        self.scale = np.zeros(blocks * LANES, np.float32)
+        self.offset = np.zeros(blocks * LANES, np.int32)
+        if kind == "int8":
+            magnitudes = np.zeros((num_outputs, -(-num_inputs // QUAD) * QUAD), np.float32)
+            magnitudes[:, :num_inputs] = np.abs(weight)
+            largest_pair = magnitudes.reshape(num_outputs, -1, 2).sum(2).max(1)
+            self.scale[:num_outputs] = np.maximum(largest_pair, np.float32(1e-30)) / PAIR_LEVELS
+            padded = np.zeros((blocks * LANES, magnitudes.shape[1]), np.int8)
+            padded[:num_outputs, :num_inputs] = np.rint(weight / self.scale[:num_outputs, None])
+            self.offset[:] = INPUT_ZERO * padded.sum(1, dtype=np.int32)
+            self.packed: NDArray[np.generic] = np.ascontiguousarray(
+                padded.reshape(blocks, LANES, -1, QUAD).transpose(0, 2, 1, 3)
+            )
+        else:
+            floats = np.zeros((blocks * LANES, num_inputs), np.float16 if kind == "float16" else np.float32)
+            limit = np.finfo(floats.dtype).max
+            floats[:num_outputs] = weight.clip(-limit, limit)
+            self.packed = np.ascontiguousarray(floats.reshape(blocks, LANES, num_inputs).transpose(0, 2, 1))
+        self.record = np.zeros((), LINEAR)
+        addresses = [part.ctypes.data for part in (self.packed, self.bias, self.scale, self.offset)]
+        self.record[()] = (product(kind), *addresses, num_inputs, num_outputs, self.packed.itemsize)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the packed weight with its scales and bias."""
+        return sum(part.nbytes for part in (self.packed, self.bias, self.scale, self.offset))
+
+
+@compiled()
+def multiply(linear, source, rows, target, bytes_, scales, mode):  # type: ignore[no-untyped-def]
+    """Write ``x W^T + b`` of the first ``rows`` of ``source`` to ``target``.
+
+    Args:
+        linear: a LINEAR.
+        source: (R, I or more) float32, the entries of a row side by side.
+        rows: how many rows.
+        target: (R, O filled up to LANES, or more) float32; what lies behind a row's outputs is overwritten.
+        bytes_: (ROWS, I filled up to QUAD, or more) unsigned bytes to work in.
+        scales: (ROWS,) float32 to work in.
+        mode: STORE, or ADD to what is in ``target``.
+    """
+    call(
+        linear["multiply"],
+        (
+            linear["weight"],
+            linear["bias"],
+            linear["scale"],
+            linear["offset"],
+            linear["num_inputs"],
+            linear["num_outputs"],
+            linear["element_bytes"],
+            source.ctypes.data,
+            source.strides[0],
+            rows,
+            target.ctypes.data,
+            target.strides[0],
+            bytes_.ctypes.data,
+            bytes_.strides[0],
+            scales.ctypes.data,
+            mode,
+        ),
+    )
+
+
+@compiled(ORDERED)
+def _largest_magnitude(values, count):  # type: ignore[no-untyped-def]
+    result = np.float32(0.0)
+    for i in range(count):
+        result = max(result, abs(values[i]))
+    return result
+
+
+@compiled(SUMS)
+def _quantize(line, width, bytes_):  # type: ignore[no-untyped-def]
+    """Turn one row into bytes, and return the scale that turns them back; it is not finite if the row is not."""
+    largest = max(_largest_magnitude(line, width), np.float32(1e-30))
+    factor, not_finite = np.float32(INPUT_LEVELS) / largest, np.float32(0.0)
+    for i in range(width):
+        not_finite += line[i] * np.float32(0.0)
+        # Truncation of a positive number, half added, rounds it to the nearest.
+        bytes_[i] = np.uint8(np.int32(line[i] * factor + np.float32(INPUT_ZERO + 0.5)))
+    return largest / np.float32(INPUT_LEVELS) + not_finite
+
+
+_PORTABLE = not has_byte_dot_products()
+_byte_4x2, _byte_4x1 = int8_tile(4, 2, portable=_PORTABLE), int8_tile(4, 1, portable=_PORTABLE)
+_byte_1x4, _byte_1x1 = int8_tile(1, 4, portable=_PORTABLE), int8_tile(1, 1, portable=_PORTABLE)
+_half_4x2, _half_4x1 = float_tile(4, 2, half=True), float_tile(4, 1, half=True)
+_half_1x8, _half_1x1 = float_tile(1, 8, half=True), float_tile(1, 1, half=True)
+_float_4x2, _float_4x1 = float_tile(4, 2, half=False), float_tile(4, 1, half=False)
+_float_1x8, _float_1x1 = float_tile(1, 8, half=False), float_tile(1, 1, half=False)
+# Global, because numba takes functions that it finds in a closure for different ones at every start.
+
+
+@compiled()
+def _byte_tile(tall, wide, a, b, c, d, e, f, g, h, i, j, k, m):  # type: ignore[no-untyped-def]
+    if tall:
+        if wide:
+            _byte_4x2(a, b, c, d, e, f, g, h, i, j, k, m)
+        else:
+            _byte_4x1(a, b, c, d, e, f, g, h, i, j, k, m)
+    elif wide:
+        _byte_1x4(a, b, c, d, e, f, g, h, i, j, k, m)
+    else:
+        _byte_1x1(a, b, c, d, e, f, g, h, i, j, k, m)
+
+
+@compiled()
+def _float_tile(half, tall, wide, a, b, c, d, e, f, g, h, i):  # type: ignore[no-untyped-def]
+    if half:
+        if tall:
+            if wide:
+                _half_4x2(a, b, c, d, e, f, g, h, i, 0, 0, 0)
+            else:
+                _half_4x1(a, b, c, d, e, f, g, h, i, 0, 0, 0)
+        elif wide:
+            _half_1x8(a, b, c, d, e, f, g, h, i, 0, 0, 0)
+        else:
+            _half_1x1(a, b, c, d, e, f, g, h, i, 0, 0, 0)
+    elif tall:
+        if wide:
+            _float_4x2(a, b, c, d, e, f, g, h, i, 0, 0, 0)
+        else:
+            _float_4x1(a, b, c, d, e, f, g, h, i, 0, 0, 0)
+    elif wide:
+        _float_1x8(a, b, c, d, e, f, g, h, i, 0, 0, 0)
+    else:
+        _float_1x1(a, b, c, d, e, f, g, h, i, 0, 0, 0)
+
+
+def _multiply_bytes(  # type: ignore[no-untyped-def]
+    weight,
+    bias,
+    scale,
+    offset,
+    num_inputs,
+    num_outputs,
+    element_bytes,
+    source,
+    source_stride,
+    rows,
+    target,
+    target_stride,
+    bytes_,
+    bytes_stride,
+    scales,
+    mode,
+):
+    """The product of rows with an int8 layer: four rows with two blocks at a time, and the last rows one by one."""
+    blocks, quads = (num_outputs + LANES - 1) // LANES, (num_inputs + QUAD - 1) // QUAD
+    stride = quads * LANES * QUAD * element_bytes
+    row_scales = carray(pointer(scales, np.float32(0)), (ROWS,))
+    for first in range(0, rows, ROWS):
+        count = min(ROWS, rows - first)
+        for row in range(count):
+            line = carray(pointer(source + (first + row) * source_stride, np.float32(0)), (num_inputs,))
+            quantized = carray(pointer(bytes_ + row * bytes_stride, np.uint8(0)), (num_inputs,))
+            row_scales[row] = _quantize(line, num_inputs, quantized)
+        whole = count - count % 4
+        goal = target + first * target_stride
+        for block in range(0, blocks if whole else 0, 2):
+            place, step = weight + block * stride, 4 * LANES * block
+            for row in range(0, whole, 4):
+                _byte_tile(
+                    True,
+                    block + 2 <= blocks,
+                    bytes_ + row * bytes_stride,
+                    bytes_stride,
+                    place,
+                    stride,
+                    quads,
+                    goal + row * target_stride + step,
+                    target_stride,
+                    mode,
+                    bias + step,
+                    scale + step,
+                    offset + step,
+                    scales + 4 * row,
+                )
+        for row in range(whole, count):
+            block = 0
+            while block < blocks:
+                wide, step = block + 4 <= blocks, 4 * LANES * block
+                _byte_tile(
+                    False,
+                    wide,
+                    bytes_ + row * bytes_stride,
+                    bytes_stride,
+                    weight + block * stride,
+                    stride,
+                    quads,
+                    goal + row * target_stride + step,
+                    target_stride,
+                    mode,
+                    bias + step,
+                    scale + step,
+                    offset + step,
+                    scales + 4 * row,
+                )
+                block += 4 if wide else 1
+
+
+def _multiply_floats(  # type: ignore[no-untyped-def]
+    weight,
+    bias,
+    scale,  # noqa: ARG001 - int8's
+    offset,  # noqa: ARG001 - int8's
+    num_inputs,
+    num_outputs,
+    element_bytes,
+    source,
+    source_stride,
+    rows,
+    target,
+    target_stride,
+    bytes_,  # noqa: ARG001 - int8's
+    bytes_stride,  # noqa: ARG001 - int8's
+    scales,  # noqa: ARG001 - int8's
+    mode,
+):
+    """The product of rows with a float16 or float32 layer: four rows with two blocks at a time, the last ones alone.
+
+    One row takes eight blocks at a time, because the sums of a block must wait for each other.
+    """
+    half = element_bytes == 2
+    blocks, stride = (num_outputs + LANES - 1) // LANES, num_inputs * LANES * element_bytes
+    for first in range(0, rows, ROWS):
+        count = min(ROWS, rows - first)
+        whole = count - count % 4
+        start, goal = source + first * source_stride, target + first * target_stride
+        for block in range(0, blocks if whole else 0, 2):
+            place, step = weight + block * stride, 4 * LANES * block
+            for row in range(0, whole, 4):
+                _float_tile(
+                    half,
+                    True,
+                    block + 2 <= blocks,
+                    start + row * source_stride,
+                    source_stride,
+                    place,
+                    stride,
+                    num_inputs,
+                    goal + row * target_stride + step,
+                    target_stride,
+                    mode,
+                    bias + step,
+                )
+        for row in range(whole, count):
+            block = 0
+            while block < blocks:
+                wide, step = block + 8 <= blocks, 4 * LANES * block
+                _float_tile(
+                    half,
+                    False,
+                    wide,
+                    start + row * source_stride,
+                    source_stride,
+                    weight + block * stride,
+                    stride,
+                    num_inputs,
+                    goal + row * target_stride + step,
+                    target_stride,
+                    mode,
+                    bias + step,
+                )
+                block += 8 if wide else 1
+
+
+@functools.cache
+def product(kind: WeightKind) -> int:
+    """Return the address of a kind's compiled product; it takes the integers that :func:`multiply` gives it."""
+    return address_of(_multiply_bytes if kind == "int8" else _multiply_floats, 16)
