@@ -26,7 +26,6 @@ from model.errors import ConfigurationError, CorpusError, DragomanError, Invalid
 from model.line_filter import read_document, read_lines, translate_ahead
 
 if TYPE_CHECKING:
-    from model.evaluation.benchmark import Measurement
     from model.evaluation.evaluate import EvaluationResult
     from model.translation import Translation
     from model.translator import Translator
@@ -252,37 +251,67 @@ def benchmark(
         Path | None,
         typer.Argument(help="Texts, one a line; without it our own sentences.", exists=True, dir_okay=False),
     ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Their translations, line by line, for BLEU.", exists=True, dir_okay=False)
+    ] = None,
     source: Annotated[str, typer.Option("--source", "-s", help="Language of the texts.")] = "fr",
     target: Target = "en",
+    max_sentences: Annotated[int | None, typer.Option(help="Only the first lines.", min=1)] = None,
+    repeat: Annotated[int, typer.Option(help="Passes over the texts in each run.", min=1)] = 1,
     concurrency: Annotated[
-        list[int] | None,
-        typer.Option("--concurrency", "-c", help="Callers at once; repeatable.", show_default="1 8 64"),
+        list[int] | None, typer.Option("--concurrency", "-c", help="Callers at once; repeatable.", show_default="8 64")
     ] = None,
-    repeat: Annotated[int, typer.Option(help="How often the texts are translated at each concurrency.", min=1)] = 10,
+    budget: Annotated[
+        list[int] | None,
+        typer.Option(help="max_batch_tokens to try for throughput; repeatable.", show_default="512 1024 2048 4096"),
+    ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure in turns with ctranslate2, ctranslate2-sequential, or engine (of a service)."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds in turns with a peer.", min=1)] = 5,
+    server: Annotated[str | None, typer.Option(help="Load the service at this address, instead of the engine.")] = None,
+    clients: Annotated[int, typer.Option(help="Clients of the service that wait for their answers.", min=1)] = 64,
+    rate: Annotated[list[float] | None, typer.Option(help="Arrivals per second; repeatable; else searched.")] = None,
+    duration: Annotated[float, typer.Option(help="Seconds of arrivals at each rate.")] = 10.0,
+    latency_bound: Annotated[float, typer.Option(help="Milliseconds within which an answer is good.")] = 200.0,
+    starts: Annotated[int, typer.Option(help="Processes started for start time and memory; 0: none.", min=0)] = 5,
+    plot: Annotated[Path | None, typer.Option(help="Picture of the results: .svg, .png or .pdf.")] = None,
     model: Model = None,
     *,
     generation: GenerationConfig,
     engine: EngineConfig,
 ) -> None:
-    """Measure tokens per second and latencies at several concurrencies.
+    """Measure latency, throughput, start time and memory: alone, beside a peer, or of a running service.
 
-    People read the table on stderr; the last line of stdout is JSON with the same numbers and their circumstances.
+    People read tables on stderr; the last line of stdout is JSON with the same numbers and their circumstances.
     """
-    from model.evaluation.benchmark import SENTENCES, sweep
-    from model.evaluation.circumstances import circumstances
+    from model.evaluation.benchmark import Workload
+    from model.evaluation.benchmark_run import BenchmarkPlan, run_benchmark
+    from model.evaluation.benchmark_table import show_report
+    from model.evaluation.server import LoadSettings
 
-    if file is None and source not in SENTENCES:
-        raise typer.BadParameter(f"there are no built-in sentences in {source}; give a file")
-    texts = _read_file(file) if file else list(SENTENCES[source])
-    with _loaded(model, engine) as translator:
-        facts = {"model": f"{translator.name} {translator.info}", "engine": str(engine), "decoding": str(generation)}
-        facts |= circumstances() | {"command": " ".join(sys.argv), "texts": str(file or "built-in sentences")}
-        with _progress("concurrencies") as advance:
-            measured = sweep(
-                translator, texts * repeat, source, target, generation, concurrency or [1, 8, 64], lambda _: advance()
-            )
-    _show_benchmark(facts, measured)
-    print(json.dumps({"circumstances": facts, "measurements": [dataclasses.asdict(each) for each in measured]}))
+    if reference is not None and file is None:
+        raise typer.BadParameter("--reference needs FILE")
+    plan = BenchmarkPlan(
+        Workload.read(file, reference, source, target, max_sentences),
+        generation,
+        engine,
+        model,
+        peers=tuple(peer or ()),
+        repeat=repeat,
+        rounds=rounds,
+        starts=starts,
+        server=server,
+        load=LoadSettings(clients, latency_bound, tuple(rate or ()), duration, rounds, repeat),
+        plot=plot,
+        **{name: tuple(values) for name, values in (("concurrencies", concurrency), ("budgets", budget)) if values},
+    )
+    with _progress("measurements") as advance:
+        report = run_benchmark(plan, partial(_loaded, model), advance)
+    facts = plan.facts() | {"command": " ".join(sys.argv)}
+    show_report(facts, report)
+    print(json.dumps({"circumstances": facts, **dataclasses.asdict(report)}))
 
 
 @cli.command()
@@ -292,19 +321,24 @@ def export(
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write the model to.", show_default=False)],
     weight_format: Annotated[
-        Literal["float32", "bfloat16", "float16", "int8"], typer.Option("--format", help="Number format on disk.")
+        Literal["float32", "bfloat16", "float16", "int8", "ctranslate2"],
+        typer.Option("--format", help="Number format on disk, or CTranslate2's format in float32."),
     ] = "float16",
     name: Annotated[
         str | None, typer.Option(help="Name that the service shows.", show_default="the name of OUT")
     ] = None,
 ) -> None:
-    """Write a training run's newest model as a folder that every --model option takes."""
+    """Write a training run's newest model as a folder that every --model option takes, or that CTranslate2 loads."""
     from model.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+    from model.checkpoints.ctranslate2_export import export_ctranslate2
     from model.training.run_directory import RunDirectory
 
     trained = load_checkpoint(RunDirectory(run_directory, keep=1).newest_path() or run_directory)
-    metadata = {**trained.metadata, "name": name or out.name}
-    save_checkpoint(out, dataclasses.replace(trained, weight_format=weight_format, metadata=metadata))
+    if weight_format == "ctranslate2":
+        export_ctranslate2(out, trained)
+    else:
+        metadata = {**trained.metadata, "name": name or out.name}
+        save_checkpoint(out, dataclasses.replace(trained, weight_format=weight_format, metadata=metadata))
     size = sum(entry.stat().st_size for entry in out.rglob("*") if entry.is_file())
     print(f"wrote {out}: {size / 1e6:.1f} MB")
 
@@ -410,21 +444,6 @@ def _show_evaluation(name: str, source: str, target: str, result: EvaluationResu
     print(f"{name} {source} to {target}: {count} lines in {result.seconds:.1f} s, {result.warnings} with a warning")
     print(f"  BLEU {result.bleu:.2f}  {result.bleu_signature}")
     print(f"  chrF2++ {result.chrf:.2f}  {result.chrf_signature}", flush=True)
-
-
-def _show_benchmark(facts: dict[str, str], measured: Sequence[Measurement]) -> None:
-    """Print the circumstances and a table for people."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(stderr=True, highlight=False)
-    for name, value in facts.items():
-        console.print(f"{name}: {value}", markup=False, soft_wrap=True)
-    table = Table("callers", "texts", "tokens/s", "texts/s", "p50 ms", "p95 ms")
-    for each in measured:
-        numbers = (each.tokens_per_second, each.texts_per_second, each.latency_p50_ms, each.latency_p95_ms)
-        table.add_row(str(each.concurrency), str(each.texts), *(f"{number:,.1f}" for number in numbers))
-    console.print(table)
 
 
 @contextlib.contextmanager

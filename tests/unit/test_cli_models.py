@@ -16,10 +16,9 @@ from app.cli import main
 from model.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.config import EngineConfig, GenerationConfig, ModelConfig, TrainingConfig, config_from_mapping
 from model.errors import CheckpointError
-from model.evaluation.benchmark import measure, percentile
 from model.evaluation.evaluate import EvaluationResult
 from model.text.tokenizer import Tokenizer, train_tokenizer
-from tests.unit.stub_translator import Install, StubPending, StubTranslation, StubTranslator
+from tests.unit.stub_translator import Install, StubTranslator
 
 
 def _sentences() -> list[str]:
@@ -236,51 +235,6 @@ def test_evaluate_refuses_a_folder_without_sets(
     assert main(["evaluate", "--dev-dir", str(tmp_path)]) == 2
     assert "NAME.LANGUAGE" in capsys.readouterr().err
     assert evaluated == []
-
-
-def test_percentiles_are_nearest_ranks() -> None:
-    # Reference: the nearest-rank definition's textbook example, 15 20 35 40 50.
-    values = [35.0, 20.0, 15.0, 50.0, 40.0]
-    assert [percentile(values, percent) for percent in (5, 30, 40, 50, 100)] == [15.0, 20.0, 20.0, 35.0, 50.0]
-    assert percentile([7.0], 95) == 7.0
-
-
-def test_benchmark_keeps_its_callers_busy_and_counts_every_text_once() -> None:
-    running: list[StubPending] = []
-    most = 0
-    submitted: list[str] = []
-
-    def submit(text: str) -> Any:
-        nonlocal most
-        pending = StubPending()
-        submitted.append(text)
-        running.append(pending)
-        most = max(most, len(running))
-        if len(running) == 3 or len(submitted) == 10:  # a batch is full, or no text will follow
-            done, running[:] = running[:], []
-            for each in done:
-                each.future.set_result(StubTranslation("x"))
-        return pending
-
-    texts = [f"text {number}" for number in range(10)]
-    result = measure(submit, texts, concurrency=3)
-    assert submitted == texts
-    assert most == 3
-    assert (result.texts, result.source_tokens, result.target_tokens) == (10, 30, 50)
-    assert result.tokens_per_second == pytest.approx(50 / result.seconds)
-    assert result.texts_per_second == pytest.approx(10 / result.seconds)
-    assert 0 <= result.latency_p50_ms <= result.latency_p95_ms <= 1000 * result.seconds
-
-
-def test_benchmark_ends_with_a_line_of_json(translator: StubTranslator, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["benchmark", "-c", "2", "-c", "5", "--repeat", "2", "--beam-size", "1"]) == 0
-    captured = capsys.readouterr()
-    report = json.loads(captured.out.splitlines()[-1])
-    assert [each["concurrency"] for each in report["measurements"]] == [2, 5]
-    assert {each["texts"] for each in report["measurements"]} == {24}
-    assert {"machine", "versions", "threads", "engine", "command", "model"} <= set(report["circumstances"])
-    assert "tokens/s" in captured.err
-    assert {entry[3] for entry in translator.submitted} == {GenerationConfig(beam_size=1)}
 
 
 def test_doctor_reports_line_by_line(translator: StubTranslator, capsys: pytest.CaptureFixture[str]) -> None:
