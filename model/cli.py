@@ -24,6 +24,7 @@ from model.config import EngineConfig, GenerationConfig, config_to_mapping
 from model.config_options import with_options
 from model.errors import ConfigurationError, CorpusError, DragomanError, InvalidRequestError
 from model.line_filter import read_document, read_lines, translate_ahead
+from model.training.shortlist_command import shortlist
 
 if TYPE_CHECKING:
     from model.evaluation.evaluate import EvaluationResult
@@ -341,6 +342,9 @@ def export(
         save_checkpoint(out, dataclasses.replace(trained, weight_format=weight_format, metadata=metadata))
     size = sum(entry.stat().st_size for entry in out.rglob("*") if entry.is_file())
     print(f"wrote {out}: {size / 1e6:.1f} MB")
+
+
+cli.command()(shortlist)
 
 
 @cli.command()

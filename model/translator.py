@@ -16,6 +16,7 @@ from model.engine.stats import EngineObserver, EngineStats
 from model.errors import CheckpointError, InvalidTextError
 from model.generation.generate import GenerationInput
 from model.generation.hypothesis import Hypothesis
+from model.generation.shortlist import Shortlist
 from model.text.languages import Detection, LanguageDetector, resolve
 from model.text.segmentation import Segment, is_translatable, join_segments, split_long, split_segments
 from model.transformer import Transformer
@@ -76,9 +77,11 @@ class Translator:
         self.languages = self.tokenizer.languages
         self.config = checkpoint.config
         self._detector = LanguageDetector()
-        self._engine = Engine(
-            network, engine, sorted(self.tokenizer.special_ids - {self.config.eos_id}), observer=observer
-        )
+        banned = sorted(self.tokenizer.special_ids - {self.config.eos_id})
+        shortlist = None
+        if checkpoint.shortlist is not None:
+            shortlist = Shortlist(checkpoint.shortlist, self.config.vocab_size, self.config.eos_id)
+        self._engine = Engine(network, engine, banned, shortlist=shortlist, observer=observer)
         self.info: dict[str, object] = {
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
             "weight_format": checkpoint.weight_format,

@@ -1,17 +1,22 @@
 """Our checkpoint format: config.json, weights.safetensors and tokenizer.model in one folder; it builds no network.
 
 Matrices may be stored in float32, bfloat16, float16 or int8 with a scale per row; vectors stay in float32 (int8) or
-take the format of the matrices. Whatever the format on disk, reading returns float32.
+take the format of the matrices. Whatever the format on disk, reading returns float32. A folder may also have a
+shortlist.safetensors, which names the tokeniser that its ids are of.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -24,6 +29,7 @@ from model.text.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "weights.safetensors", "tokenizer.model"
+SHORTLIST_FILE = "shortlist.safetensors"
 SCALE_SUFFIX = ".scale"
 WeightFormat = Literal["float32", "bfloat16", "float16", "int8"]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -39,6 +45,8 @@ class Checkpoint:
         tokenizer: the tokeniser it was trained with.
         metadata: plain facts for people: name, training data, steps, scores.
         weight_format: number format of the matrices on disk.
+        shortlist: arrays of the output vocabulary's short-list by name, if there is one; ``generation.shortlist`` knows
+            what they mean and checks them.
     """
 
     config: ModelConfig
@@ -46,10 +54,11 @@ class Checkpoint:
     tokenizer: Tokenizer
     metadata: Mapping[str, Any] = field(default_factory=dict)
     weight_format: WeightFormat = "float32"
+    shortlist: Mapping[str, npt.NDArray[Any]] | None = None
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint folder; an existing checkpoint there is replaced file by file.
+    """Write a checkpoint folder; an existing checkpoint there is replaced file by file, its short-list included.
 
     Raises:
         CheckpointError: the folder cannot be written, or a weight is not finite in the number format.
@@ -68,8 +77,28 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         (path / WEIGHTS_FILE).chmod(0o644)
         (path / TOKENIZER_FILE).write_bytes(checkpoint.tokenizer.serialized)
         (path / CONFIG_FILE).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if checkpoint.shortlist is None:
+            (path / SHORTLIST_FILE).unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot write the checkpoint {path}: {error}") from error
+    if checkpoint.shortlist is not None:
+        save_shortlist(path, checkpoint.shortlist, checkpoint.tokenizer)
+
+
+def save_shortlist(path: Path, shortlist: Mapping[str, npt.NDArray[Any]], tokenizer: Tokenizer) -> None:
+    """Write the short-list of a checkpoint folder, and no other file of it.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    file = path / SHORTLIST_FILE
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        arrays = {name: np.ascontiguousarray(array) for name, array in shortlist.items()}
+        safetensors.numpy.save_file(arrays, file, {"tokenizer": _fingerprint(tokenizer)})
+        file.chmod(0o644)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write {file}: {error}") from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -89,7 +118,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path}: the tokeniser has {tokenizer.vocab_size} tokens, the network's vocab_size is {config.vocab_size}"
         )
     weights = _read_weights(path / WEIGHTS_FILE)
-    return Checkpoint(config, weights, tokenizer, description["metadata"], description["weight_format"])
+    shortlist = _read_shortlist(path / SHORTLIST_FILE, tokenizer)
+    return Checkpoint(config, weights, tokenizer, description["metadata"], description["weight_format"], shortlist)
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -162,3 +192,22 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
             return weights
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot read {file}: {error}") from error
+
+
+def _read_shortlist(file: Path, tokenizer: Tokenizer) -> dict[str, npt.NDArray[Any]] | None:
+    if not file.exists():
+        return None
+    try:
+        with safe_open(file, framework="numpy") as arrays:
+            made_for = (arrays.metadata() or {}).get("tokenizer")
+            if made_for != _fingerprint(tokenizer):
+                raise CheckpointError(
+                    f"{file}: tokenizer must be that of the model, {_fingerprint(tokenizer)}, got {made_for}"
+                )
+            return {name: arrays.get_tensor(name) for name in arrays.keys()}  # noqa: SIM118, it cannot be iterated
+    except (OSError, SafetensorError, TypeError, AttributeError) as error:  # of number formats that numpy lacks
+        raise CheckpointError(f"cannot read {file}: {error}") from error
+
+
+def _fingerprint(tokenizer: Tokenizer) -> str:
+    return hashlib.blake2b(tokenizer.serialized, digest_size=16).hexdigest()

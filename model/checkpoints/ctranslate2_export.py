@@ -159,4 +159,5 @@ class _SpecWriter:
             spec.beta = self._tensor(f"{name}.bias")
 
     def _tensor(self, name: str) -> Tensor:
-        return self._weights[name].float().contiguous()
+        # A copy, because quantising a spec changes its tensors in place.
+        return self._weights[name].to(torch.float32, copy=True, memory_format=torch.contiguous_format)

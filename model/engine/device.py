@@ -50,7 +50,7 @@ def float_dtype(name: WeightDtype, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     if name not in DTYPES:
-        raise ConfigurationError("dtype", f"must be auto, {', '.join(DTYPES)} for the plain network", name)
+        raise ConfigurationError("dtype", f"must be auto, {', '.join(DTYPES)} on this device", name)
     return DTYPES[name]
 
 

@@ -20,6 +20,7 @@ from model.engine.stats import EngineObserver, EngineStats, SilentObserver
 from model.engine.worker import Threads
 from model.errors import InvalidRequestError
 from model.generation import GenerationInput
+from model.generation.shortlist import Shortlist
 from model.transformer import Transformer
 
 CLOSE_TIMEOUT_SECONDS = 30.0
@@ -38,6 +39,7 @@ class Engine:
         model: the network, in float32; see :func:`~model.engine.decoders.batch_factory` for what becomes of it.
         config: device, number format, workers, threads, budget and queue.
         always_banned: token ids that are never generated.
+        shortlist: likely target tokens, used where ``config`` says so.
         observer: is told of steps and requests, for metrics.
         new_batch: makes a running batch, called in the thread of each worker; the default is what suits device and
             number format. Weights that it needs must be on the device already.
@@ -54,6 +56,7 @@ class Engine:
         config: EngineConfig | None = None,
         always_banned: Sequence[int] = (),
         *,
+        shortlist: Shortlist | None = None,
         observer: EngineObserver | None = None,
         new_batch: Callable[[], Batch] | None = None,
         clock: Clock | None = None,
@@ -65,7 +68,7 @@ class Engine:
         device = select_device(self.config.device)
 
         if new_batch is None:
-            new_batch = batch_factory(model, self.config, always_banned)
+            new_batch = batch_factory(model, self.config, always_banned, shortlist)
         release_memory = release_memory or memory_releaser(device)
         num_workers = count_workers(self.config, device)
         self._dispatcher = Dispatcher(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from model.config import ModelConfig
 
-UNMEASURED_BATCH_TOKENS = 4096
+UNMEASURED_BATCH_TOKENS = 1024
 """Budget where memory is not measured: on the CPU larger batches gain nothing, and delay each other."""
 USABLE_PART = 0.8
 """Part of the free memory that is planned with; the rest is for the encoder's activations and fragmentation."""
-CACHE_COPIES = 2
-"""Rearranging rows writes a second copy of keys and values before the first is freed."""
+CACHE_COPIES = 8
+"""Slots are allocated in powers of two and for the longest limit among them, and growing writes a second copy of keys
+and values before the first is freed."""
 LOGIT_COPIES = 4
 """Arrays as large as the logits, in float32, that a step holds at once: logits, log-probabilities, their sorting."""
 ROW_POSITIONS = 12

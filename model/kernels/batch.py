@@ -20,6 +20,8 @@ from model.generation.decoding_batch import DecodingBatch, NonFiniteLogitsError
 from model.generation.generation_input import GenerationInput
 from model.generation.hypothesis import Hypothesis
 from model.generation.records import is_common, num_wanted, read_hypotheses
+from model.generation.shortlist import Shortlist
+from model.kernels.linear import LINEAR, PackedLinear
 from model.kernels.network import encode, new_workspace
 from model.kernels.packing import PackedNetwork
 from model.kernels.rows import KernelRows
@@ -58,6 +60,10 @@ class _Running(Generic[Key]):
     """(limit, K, 3)."""
     log_probs: NDArray[np.float32]
     """(limit, K, 2)."""
+    candidates: NDArray[np.int32]
+    """The short-list, or nothing."""
+    output: PackedLinear
+    """The output projection of the short-list, or the whole one."""
 
 
 class KernelBatch(Generic[Key]):
@@ -67,9 +73,19 @@ class KernelBatch(Generic[Key]):
     network.
     """
 
-    def __init__(self, network: PackedNetwork, always_banned: Sequence[int] = ()) -> None:
-        """Start empty; tokens in ``always_banned`` are never generated, except in a target prefix."""
+    def __init__(
+        self, network: PackedNetwork, always_banned: Sequence[int] = (), shortlist: Shortlist | None = None
+    ) -> None:
+        """Start empty.
+
+        Args:
+            network: computes the logits.
+            always_banned: tokens that are never generated, except in a target prefix.
+            shortlist: says for which tokens logits are computed; only greedy and beam search without rarer options
+                follow it.
+        """
         self._network = network
+        self._shortlist = shortlist
         self._config = network.config
         self._banned = tuple(sorted(set(always_banned)))
         self._interrupt = np.zeros(1, np.int32)
@@ -188,6 +204,9 @@ class KernelBatch(Generic[Key]):
         config = self._config
         limit, num_beams = item.token_limit(config), item.config.beam_size
         width = 2 * config.num_decoder_layers * config.num_heads * config.width_per_head
+        candidates = np.empty(0, np.int64)
+        if self._shortlist is not None:
+            candidates = np.setdiff1d(self._shortlist.candidates(item.source_ids), self._banned)
         return _Running(
             key,
             item,
@@ -197,6 +216,8 @@ class KernelBatch(Generic[Key]):
             ancestry=np.zeros((num_beams, limit), np.int32),
             records=np.empty((limit, num_beams, 3), np.int32),
             log_probs=np.empty((limit, num_beams, 2), np.float32),
+            candidates=candidates.astype(np.int32),
+            output=self._network.output.select(candidates) if len(candidates) else self._network.output,
         )
 
     def _occupy(self, running: _Running[Key]) -> None:
@@ -219,7 +240,9 @@ class KernelBatch(Generic[Key]):
             RUNNING,
         )
         arrays = (running.keys_values, running.cross, running.ancestry, running.records, running.log_probs)
-        self._state.slots[index] = (*sizes, config.length_penalty, *(array.ctypes.data for array in arrays))
+        addresses = [array.ctypes.data for array in (*arrays, running.candidates)]
+        self._state.slots[index] = (*sizes, config.length_penalty, *addresses, len(running.candidates))
+        self._state.outputs[index] = running.output.record
         self._state.tokens[index, 0] = self._config.decoder_start_id
         self._state.totals[index, 0] = 0.0
         self._state.best_scores[index] = NEVER
@@ -244,6 +267,7 @@ class KernelBatch(Generic[Key]):
             tokens=np.zeros((num_slots, MAX_BEAM_SIZE), np.int32),
             totals=np.zeros((num_slots, MAX_BEAM_SIZE), np.float64),
             best_scores=np.full((num_slots, MAX_BEAM_SIZE), NEVER),
+            outputs=np.zeros(num_slots, LINEAR),
             banned=np.array(self._banned, np.int64),
             interrupt=self._interrupt,
         )
@@ -255,6 +279,7 @@ class KernelBatch(Generic[Key]):
         self._state.tokens[:count] = before.tokens
         self._state.totals[:count] = before.totals
         self._state.best_scores[:count] = before.best_scores
+        self._state.outputs[:count] = before.outputs
 
     def _reserve_rows(self, num_rows: int) -> None:
         """Make room to compute rows."""

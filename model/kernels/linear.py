@@ -8,7 +8,7 @@ whatever rows are beside it.
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,39 +51,73 @@ ROWS = 128
 class PackedLinear:
     """A layer's weights in blocks; keeps the memory that its :attr:`record` points to."""
 
-    def __init__(self, weight: NDArray[np.float32], bias: NDArray[np.float32] | None, kind: WeightKind) -> None:
+    def __init__(
+        self,
+        packed: NDArray[np.generic],
+        scale: NDArray[np.float32],
+        offset: NDArray[np.int32],
+        bias: NDArray[np.float32],
+        shape: tuple[int, int],
+        kind: WeightKind,
+    ) -> None:
+        """Take over what :meth:`pack` or :meth:`select` made; ``shape`` is (O, I)."""
+        self._parts = (packed, bias, scale, offset)
+        self._shape, self._kind = shape, kind
+        self.record = np.zeros((), LINEAR)
+        addresses = [part.ctypes.data for part in self._parts]
+        self.record[()] = (product(kind), *addresses, shape[1], shape[0], packed.itemsize)
+
+    @classmethod
+    def pack(cls, weight: NDArray[np.float32], bias: NDArray[np.float32] | None, kind: WeightKind) -> PackedLinear:
         """Pack a weight (O, I) and a bias (O,), or none."""
         num_outputs, num_inputs = weight.shape
-        blocks = -(-num_outputs // LANES)
-        self.bias = np.zeros(blocks * LANES, np.float32)
+        padded_outputs = -(-num_outputs // LANES) * LANES
+        biases = np.zeros(padded_outputs, np.float32)
         if bias is not None:
-            self.bias[:num_outputs] = bias
-        self.scale = np.zeros(blocks * LANES, np.float32)
-        self.offset = np.zeros(blocks * LANES, np.int32)
+            biases[:num_outputs] = bias
+        scale, offset = np.zeros(padded_outputs, np.float32), np.zeros(padded_outputs, np.int32)
         if kind == "int8":
             magnitudes = np.zeros((num_outputs, -(-num_inputs // QUAD) * QUAD), np.float32)
             magnitudes[:, :num_inputs] = np.abs(weight)
             largest_pair = magnitudes.reshape(num_outputs, -1, 2).sum(2).max(1)
-            self.scale[:num_outputs] = np.maximum(largest_pair, np.float32(1e-30)) / PAIR_LEVELS
-            padded = np.zeros((blocks * LANES, magnitudes.shape[1]), np.int8)
-            padded[:num_outputs, :num_inputs] = np.rint(weight / self.scale[:num_outputs, None])
-            self.offset[:] = INPUT_ZERO * padded.sum(1, dtype=np.int32)
-            self.packed: NDArray[np.generic] = np.ascontiguousarray(
-                padded.reshape(blocks, LANES, -1, QUAD).transpose(0, 2, 1, 3)
-            )
+            scale[:num_outputs] = np.maximum(largest_pair, np.float32(1e-30)) / PAIR_LEVELS
+            rows = np.zeros((padded_outputs, magnitudes.shape[1]), np.int8)
+            rows[:num_outputs, :num_inputs] = np.rint(weight / scale[:num_outputs, None])
+            offset[:] = INPUT_ZERO * rows.sum(1, dtype=np.int32)
+            packed: NDArray[np.generic] = _in_blocks(rows.reshape(padded_outputs, -1, QUAD))
         else:
-            floats = np.zeros((blocks * LANES, num_inputs), np.float16 if kind == "float16" else np.float32)
+            floats = np.zeros((padded_outputs, num_inputs), np.float16 if kind == "float16" else np.float32)
             limit = np.finfo(floats.dtype).max
             floats[:num_outputs] = weight.clip(-limit, limit)
-            self.packed = np.ascontiguousarray(floats.reshape(blocks, LANES, num_inputs).transpose(0, 2, 1))
-        self.record = np.zeros((), LINEAR)
-        addresses = [part.ctypes.data for part in (self.packed, self.bias, self.scale, self.offset)]
-        self.record[()] = (product(kind), *addresses, num_inputs, num_outputs, self.packed.itemsize)
+            packed = _in_blocks(floats)
+        return cls(packed, scale, offset, biases, (num_outputs, num_inputs), kind)
+
+    def select(self, outputs: NDArray[np.int64]) -> PackedLinear:
+        """Return a layer that computes only these outputs, in this order, to the same bits."""
+        _, bias, scale, offset = self._parts
+        padded = np.zeros(-(-len(outputs) // LANES) * LANES, np.int64)
+        padded[: len(outputs)] = outputs
+        shape = (len(outputs), self._shape[1])
+        return PackedLinear(
+            _in_blocks(self._rows.take(padded, axis=0)), scale[padded], offset[padded], bias[padded], shape, self._kind
+        )
+
+    @functools.cached_property
+    def _rows(self) -> NDArray[Any]:
+        """The packed weight output by output, a second copy that only selections need."""
+        swapped = np.swapaxes(self._parts[0], 1, 2)  # (blocks, LANES, ...)
+        return np.ascontiguousarray(swapped.reshape(-1, *swapped.shape[2:]))
 
     @property
     def num_bytes(self) -> int:
         """Memory of the packed weight with its scales and bias."""
-        return sum(part.nbytes for part in (self.packed, self.bias, self.scale, self.offset))
+        return sum(part.nbytes for part in self._parts)
+
+
+def _in_blocks(rows: NDArray[Any]) -> NDArray[Any]:
+    """Turn (blocks * LANES, I) into (blocks, I, LANES), and likewise with a last dimension QUAD."""
+    grouped = rows.reshape(-1, LANES, *rows.shape[1:])
+    return np.ascontiguousarray(np.swapaxes(grouped, 1, 2))
 
 
 @compiled()

@@ -29,8 +29,8 @@ ROW = np.dtype(
         ("num_beams", np.int64),
         ("limit", np.int64),  # target positions that the slot has memory for
         ("source_length", np.int64),
-        ("keys_values", np.int64),  # address of (layers, 2, limit, K, A) float32
-        ("cross", np.int64),  # address of (layers, 2, S, A) float32
+        ("keys_values", np.int64),  # address of (layers, 2, H, limit, K, head_dim) float32
+        ("cross", np.int64),  # address of (layers, 2, H, S, head_dim) float32
         (
             "ancestry",
             np.int64,
@@ -185,6 +185,13 @@ def _attend_source(network, work, first, length):  # type: ignore[no-untyped-def
 
 
 @compiled()
+def _copy(source, target, count):  # type: ignore[no-untyped-def]
+    read, written = carray(pointer(source, np.float32(0)), (count,)), carray(pointer(target, np.float32(0)), (count,))
+    for i in range(count):
+        written[i] = read[i]
+
+
+@compiled()
 def _clear(address, count):  # type: ignore[no-untyped-def]
     target = carray(pointer(address, np.float32(0)), (count,))
     for i in range(count):
@@ -200,11 +207,11 @@ def encode(weights, work, token_ids, lengths, cross_addresses):  # type: ignore[
         work: a Workspace for all tokens together.
         token_ids: (tokens,) int64: the sources, one behind the other.
         lengths: (N,) int64: tokens of each.
-        cross_addresses: (N,) int64: where each one's (layers, 2, S, A) float32 go.
+        cross_addresses: (N,) int64: where each one's (layers, 2, H, S, head_dim) float32 go.
     """
     network, linears, norms = weights.network[0], weights.linears, weights.norms
     num_layers, rows = network["num_encoder_layers"], len(token_ids)
-    decoder_layers, width = network["num_decoder_layers"], network["attention_width"]
+    decoder_layers = network["num_decoder_layers"]
     other_norms = ENCODER_NORMS * num_layers + DECODER_NORMS * decoder_layers
     row = 0
     for length in lengths:
@@ -245,11 +252,13 @@ def encode(weights, work, token_ids, lengths, cross_addresses):  # type: ignore[
             work.scales,
             STORE,
         )
-        target = carray(pointer(cross_addresses[source], np.float32(0)), (2 * decoder_layers, length, width))
-        for part in range(2 * decoder_layers):
+        # Each head's entries follow each other, so that attention reads memory in order.
+        heads, dim = network["num_heads"], network["head_dim"]
+        target = carray(pointer(cross_addresses[source], np.float32(0)), (2 * decoder_layers * heads, length, dim))
+        for part in range(2 * decoder_layers * heads):
             for position in range(length):
-                for i in range(width):
-                    target[part, position, i] = work.cross[position, part * width + i]
+                for i in range(dim):
+                    target[part, position, i] = work.cross[position, part * dim + i]
         first += length
 
 
@@ -259,60 +268,54 @@ def _attend_target(network, layer, row, states, weights, mixed):  # type: ignore
     width, dim = network["attention_width"], network["head_dim"]
     position, beam, limit, num_beams = row["position"], row["beam"], row["limit"], row["num_beams"]
     ancestry = carray(pointer(row["ancestry"], np.int32(0)), (num_beams, limit))[beam]
-    size = 4 * limit * num_beams * width  # bytes of all keys of a layer
-    keys = row["keys_values"] + 2 * layer * size
-    own = 4 * (position * num_beams + beam) * width
-    own_key, own_value = (
-        carray(pointer(keys + own, np.float32(0)), (width,)),
-        carray(pointer(keys + size + own, np.float32(0)), (width,)),
-    )
-    for i in range(width):
-        own_key[i] = states[width + i]
-        own_value[i] = states[2 * width + i]
+    size = 4 * limit * num_beams * dim  # bytes of one head's keys, or values
+    values = network["num_heads"] * size  # bytes from keys to values
+    own = 4 * (position * num_beams + beam) * dim
     for head in range(network["num_heads"]):
+        keys = row["keys_values"] + 2 * layer * values + head * size
         start = 4 * head * dim
         query, target = states.ctypes.data + start, mixed.ctypes.data + start
+        _copy(query + 4 * width, keys + own, dim)
+        _copy(query + 8 * width, keys + values + own, dim)
         for key in range(position):
-            entry = 4 * (key * num_beams + ancestry[key]) * width + start
-            weights[key] = dot_at(query, keys + entry, dim)
-        weights[position] = dot_at(query, keys + own + start, dim)
+            weights[key] = dot_at(query, keys + 4 * (key * num_beams + ancestry[key]) * dim, dim)
+        weights[position] = dot_at(query, keys + own, dim)
         if network["relative"]:
             _add_bias(network, network["decoder_bias"], head, -position, weights, position + 1)
         softmax(weights, position + 1)
         _clear(target, dim)
         for key in range(position):
-            entry = 4 * (key * num_beams + ancestry[key]) * width + start
-            add_scaled_at(target, keys + size + entry, weights[key], dim)
-        add_scaled_at(target, keys + size + own + start, weights[position], dim)
+            entry = 4 * (key * num_beams + ancestry[key]) * dim
+            add_scaled_at(target, keys + values + entry, weights[key], dim)
+        add_scaled_at(target, keys + values + own, weights[position], dim)
 
 
 @compiled()
 def _attend_encoder_output(network, layer, row, queries, weights, mixed):  # type: ignore[no-untyped-def]
     """Let a row attend to its source."""
-    width, dim, length = network["attention_width"], network["head_dim"], row["source_length"]
-    size = 4 * length * width
-    keys = row["cross"] + 2 * layer * size
+    dim, length = network["head_dim"], row["source_length"]
+    size = 4 * length * dim  # bytes of one head's keys, or values
+    values = network["num_heads"] * size
     for head in range(network["num_heads"]):
-        start = 4 * head * dim
-        query, target = queries.ctypes.data + start, mixed.ctypes.data + start
+        keys = row["cross"] + 2 * layer * values + head * size
+        query, target = queries.ctypes.data + 4 * head * dim, mixed.ctypes.data + 4 * head * dim
         for key in range(length):
-            weights[key] = dot_at(query, keys + 4 * key * width + start, dim)
+            weights[key] = dot_at(query, keys + 4 * key * dim, dim)
         softmax(weights, length)
         _clear(target, dim)
         for key in range(length):
-            add_scaled_at(target, keys + size + 4 * key * width + start, weights[key], dim)
+            add_scaled_at(target, keys + values + 4 * key * dim, weights[key], dim)
 
 
-@entry
-def decode(weights, work, rows, num_rows, logits):  # type: ignore[no-untyped-def]
-    """Feed one token to each row, and write the next token's logits.
+@compiled()
+def decode_states(weights, work, rows, num_rows):  # type: ignore[no-untyped-def]
+    """Feed one token to each row, and leave in ``work.states`` (R, D) what the output projection takes.
 
     Args:
         weights: a Weights.
         work: a Workspace for so many rows.
         rows: (R or more,) ROW.
         num_rows: R.
-        logits: (R or more, V filled up to LANES) float32.
     """
     network, linears, norms = weights.network[0], weights.linears, weights.norms
     encoder_layers, num_layers = network["num_encoder_layers"], network["num_decoder_layers"]
@@ -350,5 +353,18 @@ def decode(weights, work, rows, num_rows, logits):  # type: ignore[no-untyped-de
         for index in range(num_rows):
             for i in range(network["d_model"]):
                 work.states[index, i] *= network["output_scale"]
-    output = ENCODER_LINEARS * encoder_layers + DECODER_LINEARS * num_layers + 1
-    multiply(linears[output], work.states, num_rows, logits, work.bytes_, work.scales, STORE)
+
+
+@entry
+def decode(weights, work, rows, num_rows, logits):  # type: ignore[no-untyped-def]
+    """Feed one token to each row, and write the next token's logits.
+
+    Args:
+        weights: a Weights.
+        work: a Workspace for so many rows.
+        rows: (R or more,) ROW.
+        num_rows: R.
+        logits: (R or more, V filled up to LANES) float32.
+    """
+    decode_states(weights, work, rows, num_rows)
+    multiply(weights.linears[-1], work.states, num_rows, logits, work.bytes_, work.scales, STORE)

@@ -66,6 +66,7 @@ class PackedNetwork:
         kind: number format of the weights.
         weights: what compiled code takes.
         num_bytes: memory of the packed weights.
+        output: the output projection.
     """
 
     def __init__(self, model: Transformer, kind: WeightKind) -> None:
@@ -81,8 +82,8 @@ class PackedNetwork:
         cross = [projection for layer in decoder for projection in _keys_values(layer.cross_attention)]
         linears.append(_pack(cross, kind))
         output_bias = None if model.output_bias is None else _array(model.output_bias)
-        linears.append(PackedLinear(_array(model.projection), output_bias, kind))
-        self._linears = linears
+        linears.append(PackedLinear.pack(_array(model.projection), output_bias, kind))
+        self._linears, self.output = linears, linears[-1]
         modules: list[nn.Module | None] = [
             norm for layer in encoder for norm in (layer.self_attention_residual.norm, layer.feed_forward_residual.norm)
         ]
@@ -222,6 +223,6 @@ def _keys_values(attention: MultiHeadAttention) -> list[_Parts]:
 def _pack(parts: list[_Parts], kind: WeightKind) -> PackedLinear:
     """Join projections that read the same input."""
     biases = [bias for _, bias in parts if bias is not None]
-    return PackedLinear(
+    return PackedLinear.pack(
         np.concatenate([weight for weight, _ in parts]), np.concatenate(biases) if biases else None, kind
     )

@@ -24,7 +24,7 @@ class _Row:
     source_length: int
     cross: NDArray[np.float32]
     keys_values: NDArray[np.float32]
-    """(layers, 2, capacity, 1, A)."""
+    """(layers, 2, H, capacity, 1, head_dim)."""
     position: int = 0
 
 
@@ -34,7 +34,6 @@ class KernelRows:
     def __init__(self, network: PackedNetwork) -> None:
         self._network = network
         self._config = network.config
-        self._width = network.config.num_heads * network.config.width_per_head
         self._rows: list[_Row] = []
         self._work = new_workspace(network.config, 1)
         self._ancestry = np.zeros((1, network.config.max_target_length), np.int32)  # a row descends from itself
@@ -51,9 +50,10 @@ class KernelRows:
 
     def append(self, sources: Sequence[Sequence[int]]) -> None:
         """Encode sources, and add a row without target positions for each."""
-        layers = self._config.num_decoder_layers
+        layers, heads = self._config.num_decoder_layers, self._config.num_heads
+        dim = self._config.width_per_head
         for source in sources:
-            cross = np.empty((layers, 2, len(source), self._width), np.float32)
+            cross = np.empty((layers, 2, heads, len(source), dim), np.float32)
             self._reserve(len(source))
             encode(
                 self._network.weights,
@@ -62,7 +62,7 @@ class KernelRows:
                 np.array([len(source)], np.int64),
                 np.array([cross.ctypes.data], np.int64),
             )
-            keys_values = np.empty((layers, 2, CAPACITY, 1, self._width), np.float32)
+            keys_values = np.empty((layers, 2, heads, CAPACITY, 1, dim), np.float32)
             self._rows.append(_Row(len(source), cross, keys_values))
 
     def step(self, tokens: Sequence[int]) -> Tensor:
@@ -70,10 +70,10 @@ class KernelRows:
         self._reserve(len(tokens))
         records = np.zeros(len(tokens), ROW)
         for index, (row, token) in enumerate(zip(self._rows, tokens, strict=True)):
-            if row.position == row.keys_values.shape[2]:
-                row.keys_values = np.concatenate([row.keys_values, np.empty_like(row.keys_values)], axis=2)
+            if row.position == row.keys_values.shape[3]:
+                row.keys_values = np.concatenate([row.keys_values, np.empty_like(row.keys_values)], axis=3)
             addresses = (row.keys_values.ctypes.data, row.cross.ctypes.data, self._ancestry.ctypes.data)
-            limit = row.keys_values.shape[2]
+            limit = row.keys_values.shape[3]
             records[index] = (token, row.position, 0, 1, limit, row.source_length, *addresses)
             row.position += 1
         logits = np.empty((len(tokens), padded_width(self._config.vocab_size)), np.float32)

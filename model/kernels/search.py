@@ -15,8 +15,9 @@ from model.config import MAX_BEAM_SIZE, ModelConfig
 from model.generation.records import END_LOG_PROB, ENDED_PARENT, NONE, PARENT, TOKEN, TOKEN_LOG_PROB
 from model.kernels.arithmetic import log_sum_exp
 from model.kernels.compilation import compiled, entry
+from model.kernels.linear import STORE, multiply
 from model.kernels.machine import LANES, carray, load_flag, maximum_at, pointer
-from model.kernels.network import ROW, decode
+from model.kernels.network import ROW, decode_states
 from model.kernels.packing import padded_width
 
 NEVER = -np.inf
@@ -40,6 +41,8 @@ SLOT = np.dtype(
         ("ancestry", np.int64),
         ("records", np.int64),  # address of (limit, K, 3) int32, see model.generation.records
         ("log_probs", np.int64),  # address of (limit, K, 2) float32
+        ("candidates", np.int64),  # address of the short-list's tokens, int32, rising
+        ("num_candidates", np.int64),  # how many there are; 0 for the whole vocabulary
     ]
 )
 """One request; its arrays belong to the host."""
@@ -58,8 +61,10 @@ class SearchState(NamedTuple):
     """(N, K) each live beam's summed log-probability, falling."""
     best_scores: NDArray[np.float64]
     """(N, K) the greatest scores of what has ended, falling; minus infinity where there are fewer."""
+    outputs: NDArray[np.void]
+    """(N,) LINEAR: the output projection of each, of its short-list only where it has one."""
     banned: NDArray[np.int64]
-    """(any,) tokens that are never generated."""
+    """(any,) tokens that are never generated; no short-list has them."""
     interrupt: NDArray[np.int32]
     """(1,) another thread makes it positive to end a call after the current step."""
 
@@ -159,18 +164,37 @@ def _score(total, length, penalty):  # type: ignore[no-untyped-def]
 
 
 @compiled()
+def _find_best(state, slot, logits, count, work):  # type: ignore[no-untyped-def]
+    """Write the ``count`` best logits of one row and their tokens to ``work``.
+
+    Returns:
+        The logarithm of the sum of all exponentials, which is not finite if the network's numbers are not, and how
+        many were found.
+    """
+    size = slot["num_candidates"] if slot["num_candidates"] else len(logits)
+    logits, maxima = logits[:size], work.block_maxima[: (size + BLOCK - 1) // BLOCK]
+    normalizer = log_sum_exp(logits, size, find_maxima(logits, maxima))
+    if slot["num_candidates"] == 0:
+        for token in state.banned:
+            logits[token] = NEVER
+    found = best_logits(logits, maxima, count, work.row_values, work.row_tokens)
+    if slot["num_candidates"]:
+        candidates = carray(pointer(slot["candidates"], np.int32(0)), (size,))
+        for i in range(found):
+            work.row_tokens[i] = candidates[work.row_tokens[i]]
+    return normalizer, found
+
+
+@compiled()
 def _extend_greedily(state, index, logits, work, eos_id):  # type: ignore[no-untyped-def]
     """Append the most probable token to the one beam of a slot."""
     slot = state.slots[index]
-    normalizer = log_sum_exp(logits, len(logits), find_maxima(logits, work.block_maxima))
-    for token in state.banned:
-        logits[token] = NEVER
-    found = best_logits(logits, work.block_maxima, slot["num_beams"], work.row_values, work.row_tokens)
-    records = carray(pointer(slot["records"], np.int32(0)), (slot["limit"], 1, 3))
-    log_probs = carray(pointer(slot["log_probs"], np.float32(0)), (slot["limit"], 1, 2))
+    normalizer, found = _find_best(state, slot, logits, slot["num_beams"], work)
     if not np.isfinite(normalizer) or found == 0:
         slot["state"] = BROKEN
         return
+    records = carray(pointer(slot["records"], np.int32(0)), (slot["limit"], 1, 3))
+    log_probs = carray(pointer(slot["log_probs"], np.float32(0)), (slot["limit"], 1, 2))
     token, length = work.row_tokens[0], slot["length"]
     records[length, 0, TOKEN] = token
     log_probs[length, 0, TOKEN_LOG_PROB] = work.row_values[0] - normalizer
@@ -190,16 +214,12 @@ def _rank(state, index, first_row, work, vocab_size):  # type: ignore[no-untyped
         How many there are, or NONE if the network computed no finite numbers.
     """
     slot = state.slots[index]
-    count, most = slot["num_beams"] + 1, 2 * slot["num_beams"]
-    ranked = 0
+    most, ranked = 2 * slot["num_beams"], 0
     for beam in range(slot["num_live"]):
         logits = work.logits[first_row + beam, :vocab_size]
-        normalizer = log_sum_exp(logits, len(logits), find_maxima(logits, work.block_maxima))
+        normalizer, found = _find_best(state, slot, logits, slot["num_beams"] + 1, work)
         if not np.isfinite(normalizer):
             return NONE
-        for token in state.banned:
-            logits[token] = NEVER
-        found = best_logits(logits, work.block_maxima, count, work.row_values, work.row_tokens)
         for i in range(found):
             log_prob = work.row_values[i] - normalizer
             total = state.totals[index, beam] + np.float64(log_prob)
@@ -322,6 +342,24 @@ def _gather_rows(state, active, rows):  # type: ignore[no-untyped-def]
     return count
 
 
+@compiled()
+def _project(weights, network_work, state, work, active, num_rows):  # type: ignore[no-untyped-def]
+    """Write the logits of all rows: in one product, or slot by slot where there are short-lists."""
+    whole = True
+    for index in active:
+        whole = whole and state.slots[index]["num_candidates"] == 0
+    bytes_, scales = network_work.bytes_, network_work.scales
+    if whole:
+        multiply(weights.linears[-1], network_work.states, num_rows, work.logits, bytes_, scales, STORE)
+        return
+    first = np.int64(0)
+    for index in active:
+        count = state.slots[index]["num_live"]
+        rows, logits = network_work.states[first : first + count], work.logits[first : first + count]
+        multiply(state.outputs[index], rows, count, logits, bytes_, scales, STORE)
+        first += count
+
+
 @entry
 def search(weights, network_work, state, work, active, eos_id, max_steps):  # type: ignore[no-untyped-def]
     """Take steps until a slot is done, the interrupt is set, or ``max_steps`` are taken.
@@ -341,7 +379,8 @@ def search(weights, network_work, state, work, active, eos_id, max_steps):  # ty
     steps, total_rows, vocab_size = 0, 0, weights.network[0]["vocab_size"]
     while True:
         num_rows = _gather_rows(state, active, work.rows)
-        decode(weights, network_work, work.rows, num_rows, work.logits)
+        decode_states(weights, network_work, work.rows, num_rows)
+        _project(weights, network_work, state, work, active, num_rows)
         first_row, going = np.int64(0), True
         for index in active:
             slot = state.slots[index]
