@@ -251,7 +251,7 @@ class EngineConfig:
     """Intra-op threads of each worker."""
     max_batch_tokens: int = 0
     """Budget of each worker's batch: the sum over its rows of padded source and reserved target positions; 0 means as
-    much as fits into the memory of a CUDA device, and 4096 on the CPU."""
+    much as fits into the memory of a CUDA device, and 2048 on the CPU."""
     max_queued_requests: int = 4096
     """Segments that may wait; more are refused with OverloadedError."""
 

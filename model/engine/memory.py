@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from model.config import ModelConfig
 
-UNMEASURED_BATCH_TOKENS = 1024
+UNMEASURED_BATCH_TOKENS = 2048
 """Budget where memory is not measured: on the CPU larger batches gain nothing, and delay each other."""
 USABLE_PART = 0.8
 """Part of the free memory that is planned with; the rest is for the encoder's activations and fragmentation."""

@@ -123,6 +123,8 @@ class KernelBatch(Generic[Key]):
         """
         for _, item in items:
             item.validate(self._config)
+        keys = [*self._slots_of, *(key for key, _ in (*self._undelivered, *items))]
+        assert len(set(keys)) == len(keys), "every request of a batch needs a key of its own"
         common = [(key, item) for key, item in items if is_common(item.config)]
         self._rare.add([(key, item) for key, item in items if not is_common(item.config)])
         started: list[tuple[Key, GenerationInput]] = []

@@ -15,6 +15,8 @@ import llvmlite
 import numba
 from numba import njit, types
 
+from model.generation import records
+
 FUSED = frozenset({"contract", "nsz"})
 """Products may be fused into sums, but nothing is reordered."""
 SUMS = FUSED | {"reassoc"}
@@ -67,12 +69,12 @@ def keep_machine_code() -> None:
 def cache_directory() -> Path | None:
     """Return the folder of the machine code, or None, with a warning, where it cannot be written.
 
-    It lies below NUMBA_CACHE_DIR, XDG_CACHE_HOME or ~/.cache. Its name has a digest of these sources and of the
+    It lies below NUMBA_CACHE_DIR, XDG_CACHE_HOME or ~/.cache. Its name has a digest of the sources and of the
     compiler's version, because numba itself looks for changes only in the file of each entry.
     """
     base = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    for source in (*sorted(Path(__file__).parent.glob("*.py")), Path(records.__file__)):
         digest.update(source.read_bytes())
     directory = Path(base).expanduser() / "dragoman" / f"kernels-{digest.hexdigest()[:16]}"
     try:

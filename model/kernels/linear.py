@@ -252,32 +252,34 @@ def _multiply_bytes(  # type: ignore[no-untyped-def]
             row_scales[row] = _quantize(line, num_inputs, quantized)
         whole = count - count % 4
         goal = target + first * target_stride
-        for block in range(0, blocks if whole else 0, 2):
-            place, step = weight + block * stride, 4 * LANES * block
+        block = 0
+        while block < blocks:
+            # A group of blocks meets all rows while it is in the first-level cache.
+            group = 4 if block + 4 <= blocks else 1
             for row in range(0, whole, 4):
-                _byte_tile(
-                    True,
-                    block + 2 <= blocks,
-                    bytes_ + row * bytes_stride,
-                    bytes_stride,
-                    place,
-                    stride,
-                    quads,
-                    goal + row * target_stride + step,
-                    target_stride,
-                    mode,
-                    bias + step,
-                    scale + step,
-                    offset + step,
-                    scales + 4 * row,
-                )
-        for row in range(whole, count):
-            block = 0
-            while block < blocks:
-                wide, step = block + 4 <= blocks, 4 * LANES * block
+                for part in range(0, group, 2):
+                    step = 4 * LANES * (block + part)
+                    _byte_tile(
+                        True,
+                        group == 4,
+                        bytes_ + row * bytes_stride,
+                        bytes_stride,
+                        weight + (block + part) * stride,
+                        stride,
+                        quads,
+                        goal + row * target_stride + step,
+                        target_stride,
+                        mode,
+                        bias + step,
+                        scale + step,
+                        offset + step,
+                        scales + 4 * row,
+                    )
+            step = 4 * LANES * block
+            for row in range(whole, count):
                 _byte_tile(
                     False,
-                    wide,
+                    group == 4,
                     bytes_ + row * bytes_stride,
                     bytes_stride,
                     weight + block * stride,
@@ -291,7 +293,7 @@ def _multiply_bytes(  # type: ignore[no-untyped-def]
                     offset + step,
                     scales + 4 * row,
                 )
-                block += 4 if wide else 1
+            block += group
 
 
 def _multiply_floats(  # type: ignore[no-untyped-def]
@@ -322,31 +324,32 @@ def _multiply_floats(  # type: ignore[no-untyped-def]
         count = min(ROWS, rows - first)
         whole = count - count % 4
         start, goal = source + first * source_stride, target + first * target_stride
-        for block in range(0, blocks if whole else 0, 2):
-            place, step = weight + block * stride, 4 * LANES * block
+        block = 0
+        while block < blocks:
+            group = 8 if block + 8 <= blocks else 1
             for row in range(0, whole, 4):
-                _float_tile(
-                    half,
-                    True,
-                    block + 2 <= blocks,
-                    start + row * source_stride,
-                    source_stride,
-                    place,
-                    stride,
-                    num_inputs,
-                    goal + row * target_stride + step,
-                    target_stride,
-                    mode,
-                    bias + step,
-                )
-        for row in range(whole, count):
-            block = 0
-            while block < blocks:
-                wide, step = block + 8 <= blocks, 4 * LANES * block
+                for part in range(0, group, 2):
+                    step = 4 * LANES * (block + part)
+                    _float_tile(
+                        half,
+                        True,
+                        group == 8,
+                        start + row * source_stride,
+                        source_stride,
+                        weight + (block + part) * stride,
+                        stride,
+                        num_inputs,
+                        goal + row * target_stride + step,
+                        target_stride,
+                        mode,
+                        bias + step,
+                    )
+            step = 4 * LANES * block
+            for row in range(whole, count):
                 _float_tile(
                     half,
                     False,
-                    wide,
+                    group == 8,
                     start + row * source_stride,
                     source_stride,
                     weight + block * stride,
@@ -357,7 +360,7 @@ def _multiply_floats(  # type: ignore[no-untyped-def]
                     mode,
                     bias + step,
                 )
-                block += 8 if wide else 1
+            block += group
 
 
 @functools.cache

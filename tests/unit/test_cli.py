@@ -22,7 +22,10 @@ from model.errors import CheckpointError
 from tests.unit.stub_translator import Install, StubTranslator
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["translate", "serve", "tokenizer", "detector", "train", "evaluate", "benchmark", "export", "doctor"]
+COMMANDS = [
+    *("translate", "serve", "shortlist", "tokenizer", "detector"),
+    *("train", "evaluate", "benchmark", "export", "doctor"),
+]
 CONFIGURATIONS: list[type] = [GenerationConfig, EngineConfig]
 
 

@@ -242,8 +242,8 @@ def test_doctor_reports_line_by_line(translator: StubTranslator, capsys: pytest.
     lines = capsys.readouterr().out.splitlines()
     assert {line.split()[0] for line in lines} <= {"ok", "warn"}
     subjects = [line[5:].partition(":")[0] for line in lines]
-    assert {"python", "machine", "versions", "threads", "device", "model", "fr to en", "en to fr"} <= set(subjects)
-    assert any(line.startswith("ok   device: cpu, float32") for line in lines)
+    assert {"python", "machine", "versions", "workers", "device", "model", "fr to en", "en to fr"} <= set(subjects)
+    assert any(line.startswith("ok   device: cpu, auto") for line in lines)
     assert "parameters 7" in next(line for line in lines if "model:" in line)
     assert translator.closed is True
 

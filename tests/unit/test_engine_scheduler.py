@@ -191,6 +191,28 @@ def test_others_pass_a_caller_whose_request_does_not_fit_yet() -> None:
     assert select(scheduler) == [big]
 
 
+def test_a_full_batch_is_refilled_when_it_is_half_empty() -> None:
+    scheduler = Scheduler(200)
+    requests = [new_request(10) for _ in range(20)]  # ten of them fit
+    add_all(scheduler, requests)
+    assert select(scheduler) == requests[:10]
+    for request in requests[:4]:
+        scheduler.remove(request)
+        assert select(scheduler) == []
+    scheduler.remove(requests[4])
+    assert select(scheduler) == requests[10:15]
+
+
+def test_a_batch_that_was_not_full_takes_whoever_comes() -> None:
+    scheduler = Scheduler(200)
+    first = [new_request(10) for _ in range(8)]
+    add_all(scheduler, first)
+    assert select(scheduler) == first
+    late = new_request(10)
+    scheduler.add(late)
+    assert select(scheduler) == [late]
+
+
 def test_a_mixed_list_is_padded_less_than_first_come_first_served() -> None:
     budget = 600
     lengths = [5 + 37 * number % 50 for number in range(300)]

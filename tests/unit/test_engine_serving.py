@@ -290,8 +290,6 @@ def test_other_refusals(start: StartEngine, network: Transformer) -> None:
     with pytest.raises(InvalidRequestError, match="deadline_seconds"):
         engine.submit([1, 1], GREEDY, deadline_seconds=float("nan"))
     assert engine.submit_many([]) == []
-    with pytest.raises(ConfigurationError, match="int8"):
-        Engine(network, EngineConfig(device="cpu", dtype="int8"))
     with pytest.raises(ConfigurationError, match="device"):
         Engine(network, EngineConfig(device="abacus"))
 
