@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import statistics
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -150,10 +151,16 @@ class _ServerRun:
         """Return what ``drive`` returns when it has a function to send with; connections are new each time."""
         import httpx
 
+        context = httpx.create_ssl_context(trust_env=False)
+
         async def run() -> Result:
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-            async with httpx.AsyncClient(limits=limits, timeout=TIMEOUT_SECONDS, trust_env=False) as client:
-                return await drive(sender(client, f"{self._url.rstrip('/')}/v1/translate", self._bodies))
+            async with contextlib.AsyncExitStack() as open_clients:
+
+                async def connect() -> httpx.AsyncClient:
+                    client = httpx.AsyncClient(verify=context, timeout=TIMEOUT_SECONDS, trust_env=False)
+                    return await open_clients.enter_async_context(client)
+
+                return await drive(sender(connect, f"{self._url.rstrip('/')}/v1/translate", self._bodies))
 
         return asyncio.run(run())
 
@@ -204,17 +211,25 @@ def request_bodies(workload: Workload, generation: GenerationConfig) -> dict[str
     return {text: json.dumps({"texts": [text], **shared}).encode() for text in workload.texts}
 
 
-def sender(client: httpx.AsyncClient, url: str, bodies: Mapping[str, bytes]) -> Send:
-    """Return a function that sends the request of a text, and returns None or the kind of error."""
+def sender(connect: Callable[[], Awaitable[httpx.AsyncClient]], url: str, bodies: Mapping[str, bytes]) -> Send:
+    """Return a function that sends the request of a text, and returns None or the kind of error.
+
+    Each request that is under way has a client of its own, with one connection: a pool of many connections looks
+    through all of them for every request, which would cost more than the service itself.
+    """
     import httpx
 
     headers = {"Content-Type": "application/json"}
+    idle: list[httpx.AsyncClient] = []
 
     async def send(text: str) -> str | None:
+        client = idle.pop() if idle else await connect()
         try:
             reply = await client.post(url, content=bodies[text], headers=headers)
         except httpx.HTTPError as error:
             return type(error).__name__
+        finally:
+            idle.append(client)
         return None if reply.status_code == 200 else f"HTTP {reply.status_code}"
 
     return send
