@@ -250,17 +250,17 @@ def _multiply_bytes(  # type: ignore[no-untyped-def]
             line = carray(pointer(source + (first + row) * source_stride, np.float32(0)), (num_inputs,))
             quantized = carray(pointer(bytes_ + row * bytes_stride, np.uint8(0)), (num_inputs,))
             row_scales[row] = _quantize(line, num_inputs, quantized)
-        whole = count - count % 4
         goal = target + first * target_stride
         block = 0
         while block < blocks:
             # A group of blocks meets all rows while it is in the first-level cache.
-            group = 4 if block + 4 <= blocks else 1
-            for row in range(0, whole, 4):
-                for part in range(0, group, 2):
+            group, row = 4 if block + 4 <= blocks else 1, 0
+            while row < count:
+                tall = count - row >= 4
+                for part in range(0, group, 2 if tall else group):
                     step = 4 * LANES * (block + part)
                     _byte_tile(
-                        True,
+                        tall,
                         group == 4,
                         bytes_ + row * bytes_stride,
                         bytes_stride,
@@ -275,24 +275,7 @@ def _multiply_bytes(  # type: ignore[no-untyped-def]
                         offset + step,
                         scales + 4 * row,
                     )
-            step = 4 * LANES * block
-            for row in range(whole, count):
-                _byte_tile(
-                    False,
-                    group == 4,
-                    bytes_ + row * bytes_stride,
-                    bytes_stride,
-                    weight + block * stride,
-                    stride,
-                    quads,
-                    goal + row * target_stride + step,
-                    target_stride,
-                    mode,
-                    bias + step,
-                    scale + step,
-                    offset + step,
-                    scales + 4 * row,
-                )
+                row += 4 if tall else 1
             block += group
 
 
