@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -67,7 +66,7 @@ def _examine_torch(engine: EngineConfig) -> Iterator[Finding]:
     import torch
 
     from model.engine.cores import usable_cores
-    from model.engine.decoders import COMPILER
+    from model.engine.decoders import COMPILER, compiler_is_installed
     from model.engine.device import count_workers, select_device
 
     facts = circumstances()
@@ -82,7 +81,7 @@ def _examine_torch(engine: EngineConfig) -> Iterator[Finding]:
     threads = workers * engine.num_threads
     crowded = f", more than the {cores} usable cores: slower than {cores}" if threads > cores else ""
     yield Finding("warn" if crowded else "ok", "workers", f"{workers} with {engine.num_threads} threads each{crowded}")
-    if device.type == "cpu" and importlib.util.find_spec(COMPILER) is None:
+    if device.type == "cpu" and not compiler_is_installed():
         yield Finding("warn", "decoder", f"{COMPILER} is not installed: decoding is several times slower")
     probe = torch.ones(2, 2, device=device)
     works = bool((probe @ probe == 2).all())

@@ -45,12 +45,17 @@ def batch_factory(
 
         return graph_batches(model.eval(), device, float_dtype(config.dtype, device), always_banned)
     if device.type == "cpu" and config.decoder == "compiled" and config.dtype != "bfloat16":
-        if importlib.util.find_spec(COMPILER) is not None:
+        if compiler_is_installed():
             return _compiled_factory(model, config, always_banned, shortlist if config.shortlist else None)
         _logger.warning("%s is not installed: decoding is several times slower, in float32", COMPILER)
         config = dataclasses.replace(config, dtype="float32")
     placed = place(model, config)
     return lambda: plain_batch(placed, always_banned)
+
+
+def compiler_is_installed() -> bool:
+    """Whether the CPU's decode loops can be compiled."""
+    return importlib.util.find_spec(COMPILER) is not None
 
 
 def _compiled_factory(

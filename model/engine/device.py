@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Number formats in which the network computes."""
 NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
-"""What errors say that have no type of their own: the CPU's, and those that lost it on the way out of TorchScript."""
+"""What errors say that have no type of their own: the CPU's, and those that were wrapped in another on their way."""
 
 
 def select_device(name: str) -> torch.device:

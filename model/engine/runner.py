@@ -8,7 +8,6 @@ from typing import Protocol
 
 import torch
 
-from model.engine.cores import usable_cores as usable_cores
 from model.engine.device import is_fatal, is_out_of_memory
 from model.engine.request import Request
 from model.generation import GenerationInput, Hypothesis, NonFiniteLogitsError

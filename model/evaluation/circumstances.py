@@ -15,7 +15,7 @@ def circumstances() -> dict[str, str]:
     """Return what to print beside a measurement, in the order to print it; imports torch."""
     import torch
 
-    from model.engine.runner import usable_cores
+    from model.engine.cores import usable_cores
 
     found = {
         "machine": f"{processor_name()}, {usable_cores()} usable cores, {memory_gib():.0f} GiB memory",

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from model.config import GenerationConfig
 from model.generation.hypothesis import Hypothesis, PartialHypothesis, best_first, normalized_score
+from model.generation.records import num_wanted
 
 
 class _Continuation(NamedTuple):
@@ -40,8 +41,7 @@ class BeamSearch:
         self._length = 0
         self._live = [PartialHypothesis()]
         self._ended: list[Hypothesis] = []
-        rounded = int(config.beam_size * config.patience + 0.5)
-        self._wanted = max(rounded, config.num_hypotheses)
+        self._wanted = num_wanted(config)
 
     @property
     def num_rows(self) -> int:

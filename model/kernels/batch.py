@@ -185,10 +185,10 @@ class KernelBatch(Generic[Key]):
         """Run the compiled loop, and return the number of its steps."""
         active = np.array(list(self._running), np.int64)
         self._reserve_rows(int(sum(self._state.slots["num_beams"][active])))
-        steps, _ = search(
+        steps: int = search(
             self._network.weights, self._work, self._state, self._search_work, active, self._config.eos_id, max_steps
         )
-        return int(steps)
+        return steps
 
     def _start(self, items: Sequence[tuple[Key, GenerationInput]]) -> None:
         """Encode sources together, and give each a slot."""

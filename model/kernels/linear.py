@@ -305,17 +305,17 @@ def _multiply_floats(  # type: ignore[no-untyped-def]
     blocks, stride = (num_outputs + LANES - 1) // LANES, num_inputs * LANES * element_bytes
     for first in range(0, rows, ROWS):
         count = min(ROWS, rows - first)
-        whole = count - count % 4
         start, goal = source + first * source_stride, target + first * target_stride
         block = 0
         while block < blocks:
-            group = 8 if block + 8 <= blocks else 1
-            for row in range(0, whole, 4):
-                for part in range(0, group, 2):
+            group, row = 8 if block + 8 <= blocks else 1, 0
+            while row < count:
+                tall = count - row >= 4
+                for part in range(0, group, 2 if tall else group):
                     step = 4 * LANES * (block + part)
                     _float_tile(
                         half,
-                        True,
+                        tall,
                         group == 8,
                         start + row * source_stride,
                         source_stride,
@@ -327,22 +327,7 @@ def _multiply_floats(  # type: ignore[no-untyped-def]
                         mode,
                         bias + step,
                     )
-            step = 4 * LANES * block
-            for row in range(whole, count):
-                _float_tile(
-                    half,
-                    False,
-                    group == 8,
-                    start + row * source_stride,
-                    source_stride,
-                    weight + block * stride,
-                    stride,
-                    num_inputs,
-                    goal + row * target_stride + step,
-                    target_stride,
-                    mode,
-                    bias + step,
-                )
+                row += 4 if tall else 1
             block += group
 
 

@@ -374,9 +374,9 @@ def search(weights, network_work, state, work, active, eos_id, max_steps):  # ty
         max_steps: at least 1.
 
     Returns:
-        How many steps were taken, and how many rows they had together.
+        How many steps were taken.
     """
-    steps, total_rows, vocab_size = 0, 0, weights.network[0]["vocab_size"]
+    steps, vocab_size = 0, weights.network[0]["vocab_size"]
     while True:
         num_rows = _gather_rows(state, active, work.rows)
         decode_states(weights, network_work, work.rows, num_rows)
@@ -392,6 +392,5 @@ def search(weights, network_work, state, work, active, eos_id, max_steps):  # ty
             first_row += num_live
             going = going and slot["state"] == RUNNING
         steps += 1
-        total_rows += num_rows
         if not going or steps == max_steps or load_flag(state.interrupt.ctypes.data) != 0:
-            return steps, total_rows
+            return steps
