@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from app.key_commands import keys
 from model.cli import cli, run
 
 __all__ = ["main", "serve"]
+
+cli.add_typer(keys, name="keys")
 
 
 @cli.command()
@@ -40,9 +42,8 @@ def serve(
     Every option is also a setting: an option wins over an environment variable such as DRAGOMAN_PORT, and that over
     the TOML file that DRAGOMAN_CONFIG_FILE names. The README lists the settings that have no option here.
     """
-    import uvicorn
-
     from app.main import create_app
+    from app.server import run_server
     from app.settings import Settings
 
     given: dict[str, Any] = {
@@ -55,15 +56,7 @@ def serve(
         "num_workers": num_workers,
     }
     settings = Settings.load(**{name: value for name, value in given.items() if value is not None})
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,  # create_app sets up the logs
-        access_log=False,  # it writes one line per request itself, without query strings
-        server_header=False,
-        timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout_seconds),
-    )
+    run_server(create_app(settings), settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,21 +8,27 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import parse_qsl
 
+import anyio.to_thread
 import orjson
 from fastapi import Depends
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from app.access import Access, Caller
+from app.cache import TranslationCache
+from app.documents import DocumentService
 from app.errors import MALFORMED_BODY, UNSUPPORTED_MEDIA_TYPE, RequestError
+from app.glossaries import GlossaryStore
 from app.limits import Deadline, Patience, cancel_unfinished, off_loop
 from app.metrics import Metrics
 from app.settings import Settings
+from app.suggestions import SuggestionStore
 from app.translators import Job, PendingTranslation, TextPlan, TextTranslator, TranslatorRegistry, submit_text
-from model import DeadlineExceededError, OverloadedError, RequestCancelledError
+from model import DeadlineExceededError, InvalidOptionError, OverloadedError, RequestCancelledError
 
 if TYPE_CHECKING:
-    from model import Translation
+    from model import Detection, Glossary, Translation
 
 _MAX_FORM_FIELDS = 100
 """Far more than any endpoint has; bounds the work on a hostile form."""
@@ -35,6 +41,32 @@ class Service:
     settings: Settings
     registry: TranslatorRegistry
     metrics: Metrics
+    access: Access
+    glossaries: GlossaryStore
+    documents: DocumentService
+    cache: TranslationCache
+    suggestions: SuggestionStore | None = None
+    """None unless the operator wants suggestions."""
+
+    async def read_glossaries(
+        self, caller: Caller, glossary_ids: Sequence[str], pairs: Sequence[tuple[str, str]]
+    ) -> tuple[Glossary, ...]:
+        """Return the dictionaries of some of a caller's glossaries, for the language pairs that they have.
+
+        Raises:
+            RequestError: there is no such glossary, or it has none of the pairs.
+        """
+        found: list[Glossary] = []
+        for glossary_id in glossary_ids:
+            info = await anyio.to_thread.run_sync(self.glossaries.get, caller.id, glossary_id)
+            present = {(entry.source, entry.target) for entry in info.dictionaries}
+            wanted = [pair for pair in pairs if pair in present]
+            if not wanted:
+                raise InvalidOptionError("glossaries", "must have a dictionary for the languages", glossary_id)
+            for source, target in wanted:
+                read = partial(self.glossaries.read, caller.id, glossary_id, source, target)
+                found.append(await anyio.to_thread.run_sync(read))
+        return tuple(found)
 
 
 def get_service(request: Request) -> Service:
@@ -58,6 +90,20 @@ class FinishedText:
     def text(self) -> str:
         """The translated text, or the unchanged one."""
         return self.plan.text if self.translation is None else self.translation.text
+
+    @property
+    def source(self) -> str:
+        """Code of the source language, given or detected."""
+        if self.plan.source is not None:
+            return self.plan.source
+        return self.plan.target if self.translation is None else self.translation.source
+
+    @property
+    def detected(self) -> Detection | None:
+        """The guess at the source language, where the request left it open and the text has letters."""
+        if self.plan.detected is None and self.translation is not None:
+            return self.translation.detected
+        return self.plan.detected
 
     @property
     def alternatives(self) -> list[str]:
@@ -189,19 +235,29 @@ async def read_parameters(request: Request) -> Mapping[str, Any]:
         if not isinstance(value, dict):
             raise RequestError(MALFORMED_BODY, "Invalid JSON format")
         return value
-    pairs = _parse_urlencoded(request.scope["query_string"])
-    pairs += await _read_form(request)
     values: dict[str, str] = {}
-    for name, text in pairs:
+    for name, text in await read_fields(request):
         values.setdefault(name, text.replace("\r\n", "\n").replace("\r", "\n"))
     return values
 
 
-async def _read_form(request: Request) -> Sequence[tuple[str, str]]:
+async def read_fields(request: Request, max_fields: int = _MAX_FORM_FIELDS) -> list[tuple[str, str]]:
+    """Return the fields of the query string, then those of a form in the body, as often as they occur.
+
+    Raises:
+        RequestError: a body that is not what its content type says, not UTF-8, or over ``max_fields`` fields.
+    """
+    return [
+        *_parse_urlencoded(request.scope["query_string"], max_fields),
+        *await _read_form(request, max_fields),
+    ]
+
+
+async def _read_form(request: Request, max_fields: int) -> Sequence[tuple[str, str]]:
     """Return the text fields of a form in the body."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "application/x-www-form-urlencoded":
-        return _parse_urlencoded(await read_body(request))
+        return _parse_urlencoded(await read_body(request), max_fields)
     if media_type != "multipart/form-data":
         return []
     body = await read_body(request)
@@ -209,15 +265,15 @@ async def _read_form(request: Request) -> Sequence[tuple[str, str]]:
         body.decode()  # Starlette would take invalid UTF-8 for Latin-1
     except UnicodeDecodeError:
         raise RequestError(MALFORMED_BODY, "the form is not UTF-8") from None
-    async with request.form(max_files=0, max_fields=_MAX_FORM_FIELDS, max_part_size=len(body)) as form:
+    async with request.form(max_files=0, max_fields=max_fields, max_part_size=len(body)) as form:
         return [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
 
 
-def _parse_urlencoded(encoded: bytes) -> list[tuple[str, str]]:
+def _parse_urlencoded(encoded: bytes, max_fields: int) -> list[tuple[str, str]]:
     """Return the fields of a query string or of a urlencoded form, or raise RequestError."""
     try:
-        return parse_qsl(encoded.decode(), keep_blank_values=True, errors="strict", max_num_fields=_MAX_FORM_FIELDS)
+        return parse_qsl(encoded.decode(), keep_blank_values=True, errors="strict", max_num_fields=max_fields)
     except UnicodeDecodeError:
         raise RequestError(MALFORMED_BODY, "the form is not UTF-8") from None
     except ValueError:  # too many fields; the message of parse_qsl says no more
-        raise RequestError(MALFORMED_BODY, f"the form has over {_MAX_FORM_FIELDS} fields") from None
+        raise RequestError(MALFORMED_BODY, f"the form has over {max_fields} fields") from None

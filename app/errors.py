@@ -1,7 +1,7 @@
 """Turns exceptions into replies: which status, and in the words of which protocol. It raises and logs nothing.
 
 Every exception becomes a :class:`Problem`; the path decides which face writes it down: RFC 9457 problem details on the
-native face, ``{"error": text}`` on the LibreTranslate face.
+native face, ``{"error": text}`` on the LibreTranslate face, ``{"message": text}`` on the DeepL face.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from model import (
     DecodingError,
     DragomanError,
     EngineClosedError,
+    InvalidDocumentError,
     InvalidOptionError,
     InvalidRequestError,
     InvalidTextError,
@@ -37,8 +38,13 @@ from model import (
     UnsupportedLanguageError,
 )
 
-LIBRETRANSLATE_PATHS = frozenset({"/translate", "/detect", "/languages", "/health", "/frontend/settings"})
-"""Paths whose errors are written the way LibreTranslate's clients expect."""
+_LIBRETRANSLATE_PATHS = frozenset(
+    {"/translate", "/detect", "/languages", "/health", "/frontend/settings", "/translate_file", "/suggest", "/spec"}
+)
+_LIBRETRANSLATE_PREFIX = "/download_file/"
+
+DEEPL_PREFIXES = ("/v2/", "/v3/")
+"""Beginnings of paths whose errors are written the way DeepL's clients expect."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +62,30 @@ class Kind:
 
 
 MALFORMED_BODY = Kind(400, "malformed-body", "The body cannot be read")
+MISSING_KEY = Kind(401, "missing-key", "An API key is needed")
+INVALID_KEY = Kind(403, "invalid-key", "The API key is not valid")
 BODY_TIMEOUT = Kind(408, "body-timeout", "The body did not arrive in time")
 BODY_TOO_LARGE = Kind(413, "body-too-large", "The body is too large")
+OVER_LIMIT = Kind(413, "over-limit", "The request is larger than the caller's limit")
+GLOSSARY_NOT_FOUND = Kind(404, "glossary-not-found", "There is no such glossary")
+DICTIONARY_NOT_FOUND = Kind(404, "dictionary-not-found", "The glossary has no dictionary for these languages")
+FILES_DISABLED = Kind(403, "files-disabled", "Files are not translated here")
+DOCUMENT_NOT_FOUND = Kind(404, "document-not-found", "There is no such document")
+NO_RESULT = Kind(409, "no-result", "The document has no result")
 UNSUPPORTED_MEDIA_TYPE = Kind(415, "unsupported-media-type", "The content type is not supported")
 INVALID_REQUEST = Kind(422, "invalid-request", "The request breaks a rule")
+TOO_MANY_REQUESTS = Kind(429, "too-many-requests", "The caller's rate limit is reached")
+QUOTA_EXCEEDED = Kind(429, "quota-exceeded", "The caller's quota is used up")
 INTERNAL = Kind(500, "internal-error", "The service failed")
+
+LIBRETRANSLATE_STATUS: Mapping[Kind, int] = {MISSING_KEY: 400, OVER_LIMIT: 400, QUOTA_EXCEEDED: 403}
+"""Where LibreTranslate's clients know another status than ours."""
+DEEPL_STATUS: Mapping[Kind, int] = {MISSING_KEY: 403, QUOTA_EXCEEDED: 456}
+"""Where DeepL's clients know another status than ours."""
 
 KINDS: Mapping[type[DragomanError], Kind] = {
     InvalidTextError: Kind(422, "invalid-text", "A text cannot be translated as it is"),
+    InvalidDocumentError: Kind(422, "invalid-document", "A document cannot be translated as it is"),
     InvalidOptionError: Kind(422, "invalid-option", "An option is out of its range"),
     UnsupportedLanguageError: Kind(422, "unsupported-language", "No loaded model has this language"),
     ConfigurationError: INTERNAL,
@@ -78,6 +100,8 @@ KINDS: Mapping[type[DragomanError], Kind] = {
 }
 """The answer to every leaf of the tree in model.errors; a test checks that none is missing."""
 
+_TOO_MUCH_LOAD = 529
+"""DeepL's own status for a service that has too much to do."""
 _RETRY_AFTER_SECONDS = 5
 """Sent when the service is starting or stopping; an overloaded engine gives its own estimate."""
 
@@ -85,9 +109,9 @@ _RETRY_AFTER_SECONDS = 5
 class RequestError(HTTPException):
     """A request that HTTP alone shows to be wrong, before any translator sees it."""
 
-    def __init__(self, kind: Kind, detail: str) -> None:
+    def __init__(self, kind: Kind, detail: str, headers: Mapping[str, str] | None = None) -> None:
         self.kind = kind
-        super().__init__(kind.status, detail)
+        super().__init__(kind.status, detail, headers)
 
 
 @dataclass(frozen=True)
@@ -107,7 +131,7 @@ def describe(exception: Exception) -> Problem:
         errors = tuple(_broken_rule(error) for error in exception.errors())
         return Problem(INVALID_REQUEST, "; ".join(_sentence(error) for error in errors[:3]), errors)
     if isinstance(exception, RequestError):
-        return Problem(exception.kind, exception.detail)
+        return Problem(exception.kind, exception.detail, headers=exception.headers or {})
     if isinstance(exception, HTTPException):
         return Problem(_plain_kind(exception.status_code), exception.detail, headers=exception.headers or {})
     if isinstance(exception, DragomanError):
@@ -127,9 +151,17 @@ def error_response(exception: Exception, scope: Scope) -> Response:
     """Return the reply to ``exception`` in the words of the face that ``scope`` belongs to."""
     problem = describe(exception)
     write: Callable[[Problem, Scope], Response] = _problem_details
-    if scope.get("path") in LIBRETRANSLATE_PATHS:
+    path: str = scope.get("path", "")
+    if is_libretranslate(path):
         write = _libretranslate_error
+    elif path.startswith(DEEPL_PREFIXES):
+        write = _deepl_error
     return write(problem, scope)
+
+
+def is_libretranslate(path: str) -> bool:
+    """Whether the errors of a path are written the way LibreTranslate's clients expect."""
+    return path in _LIBRETRANSLATE_PATHS or path.startswith(_LIBRETRANSLATE_PREFIX)
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -183,9 +215,9 @@ def _sentence(error: Mapping[str, str]) -> str:
     return f"{place}: {error['detail']}" if place and place != "#" else error["detail"]
 
 
-def _problem_details(problem: Problem, scope: Scope) -> Response:
-    """Write RFC 9457 problem details."""
-    content: dict[str, Any] = {
+def problem_content(problem: Problem, scope: Scope) -> dict[str, Any]:
+    """Return RFC 9457 problem details."""
+    return {
         "type": problem.kind.uri,
         "title": problem.kind.title,
         "status": problem.kind.status,
@@ -193,13 +225,31 @@ def _problem_details(problem: Problem, scope: Scope) -> Response:
         "instance": scope.get("path", ""),
         "errors": list(problem.errors),
     }
-    return _json(content, problem, "application/problem+json")
+
+
+def _problem_details(problem: Problem, scope: Scope) -> Response:
+    """Write RFC 9457 problem details."""
+    return _json(problem_content(problem, scope), problem, "application/problem+json")
 
 
 def _libretranslate_error(problem: Problem, scope: Scope) -> Response:  # noqa: ARG001 - one signature for all faces
     """Write LibreTranslate's error object; its clients know 400 where the native face is more exact."""
     status = 400 if problem.kind.status in (415, 422) else problem.kind.status
-    return _json({"error": problem.detail}, problem, "application/json", status)
+    status = LIBRETRANSLATE_STATUS.get(problem.kind, status)
+    detail = f"Slowdown: {problem.detail}" if problem.kind is TOO_MANY_REQUESTS else problem.detail
+    return _json({"error": detail}, problem, "application/json", status)
+
+
+def _deepl_error(problem: Problem, scope: Scope) -> Response:
+    """Write DeepL's error object, in two parts where it is about glossaries; 529 tells a full queue from a stop."""
+    kind, detail = problem.kind, problem.detail
+    status = DEEPL_STATUS.get(kind, 400 if kind.status == 422 else kind.status)
+    if kind is KINDS[OverloadedError]:
+        status = _TOO_MUCH_LOAD
+    content = {"message": detail}
+    if "/glossaries" in scope.get("path", ""):
+        content = {"message": kind.title, "detail": detail}
+    return _json(content, problem, "application/json", status)
 
 
 def _json(content: Mapping[str, Any], problem: Problem, media_type: str, status: int | None = None) -> Response:

@@ -25,6 +25,10 @@ ARRIVAL = "dragoman.arrival"
 REQUEST_ID = "dragoman.request_id"
 """Key of the ASGI scope with the request's id."""
 
+DOCUMENT_PATHS = frozenset({"/v1/documents", "/v2/document", "/translate_file"})
+"""Paths that take files, and so larger bodies."""
+_FORM_BYTES = 64 * 1024
+"""What a form may have around its file."""
 _INLINE_CHARACTERS = 2000
 """Texts up to this length together take about a millisecond to tokenise; handing them to a thread would cost more."""
 
@@ -96,7 +100,7 @@ class Patience:
         self._mirrors: dict[Future[Any], asyncio.Future[Any]] = {}
 
     async def __aenter__(self) -> Self:
-        self._gone = asyncio.ensure_future(_wait_for_disconnect(self._receive))
+        self._gone = asyncio.ensure_future(wait_for_disconnect(self._receive))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -160,7 +164,7 @@ async def _finish(results: Sequence[asyncio.Future[Any]], until: str) -> None:
         result.result()
 
 
-async def _wait_for_disconnect(receive: Receive) -> None:
+async def wait_for_disconnect(receive: Receive) -> None:
     """Return when the client has closed the connection."""
     while (await receive())["type"] != "http.disconnect":
         pass
@@ -171,19 +175,19 @@ class BodyLimitMiddleware:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
-        self.max_bytes = settings.max_body_bytes
-        self.timeout_seconds = settings.body_timeout_seconds
+        self.settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        max_bytes, timeout_seconds = self._limits(scope)
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared) > self.max_bytes:
-            await error_response(self._too_large(), scope)(scope, receive, send)
+        if declared.isdecimal() and int(declared) > max_bytes:
+            await error_response(_too_large(max_bytes), scope)(scope, receive, send)
             return
         received, complete = 0, False
-        until = asyncio.get_running_loop().time() + self.timeout_seconds
+        until = asyncio.get_running_loop().time() + timeout_seconds
 
         async def limited_receive() -> Message:
             nonlocal received, complete
@@ -193,14 +197,23 @@ class BodyLimitMiddleware:
                 async with asyncio.timeout_at(until):
                     message = await receive()
             except TimeoutError:
-                raise RequestError(BODY_TIMEOUT, f"the body took over {self.timeout_seconds:g} s") from None
+                raise RequestError(BODY_TIMEOUT, f"the body took over {timeout_seconds:g} s") from None
             received += len(message.get("body", b""))
             complete = not message.get("more_body", False)
-            if received > self.max_bytes:
-                raise self._too_large()
+            if received > max_bytes:
+                raise _too_large(max_bytes)
             return message
 
         await self.app(scope, limited_receive, send)
 
-    def _too_large(self) -> RequestError:
-        return RequestError(BODY_TOO_LARGE, f"the body must have at most {self.max_bytes} bytes")
+    def _limits(self, scope: Scope) -> tuple[int, float]:
+        """Return the bytes that a body may have and the seconds that it may take; a file gets time by its size."""
+        settings = self.settings
+        if scope["method"] != "POST" or scope["path"] not in DOCUMENT_PATHS:
+            return settings.max_body_bytes, settings.body_timeout_seconds
+        max_bytes = settings.max_document_bytes + _FORM_BYTES
+        return max_bytes, settings.body_timeout_seconds * max(1.0, max_bytes / settings.max_body_bytes)
+
+
+def _too_large(max_bytes: int) -> RequestError:
+    return RequestError(BODY_TOO_LARGE, f"the body must have at most {max_bytes} bytes")

@@ -5,23 +5,56 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 import structlog
 from fastapi import FastAPI
-from starlette.datastructures import MutableHeaders
-from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from app.access import Access, AccessMiddleware
+from app.cache import TranslationCache
 from app.dependencies import Service
-from app.errors import LIBRETRANSLATE_PATHS, install_error_handlers
+from app.documents import DocumentService
+from app.errors import install_error_handlers
+from app.glossaries import GlossaryStore
+from app.headers import CorsMiddleware, SecurityHeadersMiddleware, TimeLimitMiddleware
 from app.limits import BodyLimitMiddleware
-from app.logging import REQUEST_ID_HEADERS, RequestLogMiddleware, configure_logging
+from app.logging import RequestLogMiddleware, configure_logging
 from app.metrics import Metrics, package_version
-from app.routes import libretranslate, native, operations
+from app.proxies import ForwardedHostMiddleware
+from app.routes import (
+    deepl,
+    deepl_documents,
+    deepl_glossaries,
+    deepl_languages,
+    documents,
+    glossaries,
+    libretranslate,
+    libretranslate_files,
+    native,
+    operations,
+)
 from app.settings import Settings
+from app.suggestions import SuggestionStore
+from app.tracing import TracingMiddleware, create_tracing
 from app.translators import TextTranslator, TranslatorRegistry, load_translators
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+_ROUTES = (
+    native,
+    documents,
+    glossaries,
+    libretranslate,
+    libretranslate_files,
+    deepl,
+    deepl_documents,
+    deepl_languages,
+    deepl_glossaries,
+    operations,
+)
 
 _logger = structlog.get_logger("app")
 
@@ -41,6 +74,21 @@ def create_app(settings: Settings | None = None, translators: Sequence[TextTrans
     configure_logging(settings.log_level)
     registry, metrics = TranslatorRegistry(), Metrics()
     metrics.watch(lambda: registry.translators, registry.healthy)
+    access = Access(settings, metrics)
+    document_service = DocumentService(settings, registry, metrics, access)
+    cache = TranslationCache(settings.cache_megabytes, metrics)
+    metrics.watch_cache(cache.__len__, lambda: cache.num_bytes)
+    service = Service(
+        settings,
+        registry,
+        metrics,
+        access,
+        GlossaryStore(settings.data_directory),
+        document_service,
+        cache,
+        SuggestionStore(settings.data_directory) if settings.suggestions else None,
+    )
+    tracing = create_tracing(settings.otlp_endpoint, package_version()) if settings.otlp_endpoint else None
     app = FastAPI(
         title="Dragoman",
         summary="Self-hosted neural machine translation",
@@ -49,82 +97,82 @@ def create_app(settings: Settings | None = None, translators: Sequence[TextTrans
         redoc_url=None,
         redirect_slashes=False,
         telemetry={"tracing": False},  # its spans would hold query strings, and those may hold text
-        lifespan=_lifespan(settings, registry, metrics, translators),
+        lifespan=_lifespan(service, translators, tracing),
     )
-    app.state.service = Service(settings, registry, metrics)
+    app.state.service = service
     install_error_handlers(app)
-    app.add_middleware(BodyLimitMiddleware, settings=settings)
-    if settings.allow_origin:
-        app.add_middleware(CorsMiddleware, allow_origin=settings.allow_origin)
-    app.add_middleware(RequestLogMiddleware, metrics=metrics)  # added last, so outermost
-    for routes in (native, libretranslate, operations):
+    _add_middleware(app, service, tracing)
+    for routes in _ROUTES:
         app.include_router(routes.router)
     app.openapi = partial(_openapi, app.openapi)  # type: ignore[method-assign]
     return app
 
 
+def _add_middleware(app: FastAPI, service: Service, tracing: TracerProvider | None) -> None:
+    """Wrap ``app`` in what every request passes; what is added later is further outside."""
+    settings = service.settings
+    app.add_middleware(AccessMiddleware, access=service.access)
+    app.add_middleware(BodyLimitMiddleware, settings=settings)
+    app.add_middleware(TimeLimitMiddleware, seconds=settings.request_timeout_seconds)
+    if settings.allow_origin:
+        app.add_middleware(CorsMiddleware, allow_origin=settings.allow_origin)
+    app.add_middleware(RequestLogMiddleware, metrics=service.metrics)
+    app.add_middleware(SecurityHeadersMiddleware, stopping=lambda: not service.registry.ready)
+    if tracing is not None:
+        app.add_middleware(TracingMiddleware, provider=tracing)
+    if settings.trusted_proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))
+        app.add_middleware(ForwardedHostMiddleware, trusted=settings.trusted_proxies)
+
+
 def _lifespan(
-    settings: Settings, registry: TranslatorRegistry, metrics: Metrics, given: Sequence[TextTranslator] | None
+    service: Service, given: Sequence[TextTranslator] | None, tracing: TracerProvider | None
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """Return the lifespan of an application: everything slow in it runs in threads."""
+    registry = service.registry
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         translators = given
         if translators is None:
-            translators = await anyio.to_thread.run_sync(load_translators, settings, metrics)
+            translators = await anyio.to_thread.run_sync(load_translators, service.settings, service.metrics)
         try:
             await anyio.to_thread.run_sync(registry.start, translators)
+            await service.documents.start()
             _logger.info("ready", models=[translator.name for translator in translators])
             yield
         finally:
             registry.stop_accepting()
+            await service.documents.close()
             if given is None:
                 await anyio.to_thread.run_sync(registry.close)
+            await anyio.to_thread.run_sync(service.access.close)
+            if tracing is not None:
+                await anyio.to_thread.run_sync(tracing.shutdown)
+            await anyio.to_thread.run_sync(service.glossaries.close)
+            if service.suggestions is not None:
+                await anyio.to_thread.run_sync(service.suggestions.close)
             _logger.info("closed")
 
     return lifespan
 
 
-class CorsMiddleware:
-    """Lets web pages call the API, with the headers that LibreTranslate sends; the operator's endpoints stay out."""
-
-    def __init__(self, app: ASGIApp, allow_origin: str) -> None:
-        self.app = app
-        self.headers = {
-            "Access-Control-Allow-Origin": allow_origin,
-            "Access-Control-Allow-Headers": "Authorization, Content-Type",
-            "Access-Control-Expose-Headers": ", ".join(("Authorization", "Retry-After", *REQUEST_ID_HEADERS)),
-            "Access-Control-Allow-Methods": "GET, POST",
-            "Access-Control-Allow-Credentials": "true",
-            "Access-Control-Max-Age": "1728000",
-        }
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path: str = scope.get("path", "")
-        if scope["type"] != "http" or not (path in LIBRETRANSLATE_PATHS or path.startswith("/v1/")):
-            await self.app(scope, receive, send)
-            return
-        if scope["method"] == "OPTIONS":
-            await Response(status_code=200, headers=self.headers)(scope, receive, send)
-            return
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(self.headers)
-            await send(message)
-
-        await self.app(scope, receive, send_with_headers)
-
-
 def _openapi(generate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Generate the OpenAPI document, with the media type that problem details really have."""
+    """Generate the OpenAPI document, with the media type that problem details really have.
+
+    What FastAPI adds of itself for a path with an id, its own 422, is taken out: any string may be an id.
+    """
     document = generate()
     for operations_of_path in document["paths"].values():
         for operation in operations_of_path.values():
-            for reply in operation.get("responses", {}).values():
+            replies: dict[str, Any] = operation.get("responses", {})
+            for status, reply in list(replies.items()):
                 content: Mapping[str, Any] = reply.get("content", {})
                 schema = content.get("application/json", {}).get("schema", {})
                 if schema.get("$ref", "").endswith("/ProblemReply"):
                     reply["content"] = {"application/problem+json": {"schema": schema}}
+                elif schema.get("$ref", "").endswith("/HTTPValidationError"):
+                    del replies[status]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document.get("components", {}).get("schemas", {}).pop(name, None)
     return document

@@ -131,6 +131,16 @@ class Metrics:
             buckets=_TOKENS,
             registry=registry,
         )
+        self._admissions = Counter(
+            "dragoman_admissions", "Requests by what the keys and limits said.", ("outcome",), registry=registry
+        )
+        self._documents = Counter("dragoman_documents", "Documents that ended.", ("outcome",), registry=registry)
+        self._cache_lookups = Counter(
+            "dragoman_cache_lookups", "Texts by what the cache had for them.", ("outcome",), registry=registry
+        )
+        self._cache_evictions = Counter(
+            "dragoman_cache_evictions", "Translations that had to leave the cache.", registry=registry
+        )
         build = Gauge("dragoman_build_info", "Always 1.", ("version", "python"), registry=registry)
         build.labels(package_version(), platform.python_version()).set(1)
 
@@ -157,6 +167,29 @@ class Metrics:
         self._characters.labels(model).inc(characters)
         for warning in () if translation is None else translation.warnings:
             self._warnings.labels(model, warning.code).inc()
+
+    def count_admission(self, outcome: str) -> None:
+        """A request was admitted, or refused for a reason; never labelled by the caller."""
+        self._admissions.labels(outcome).inc()
+
+    def count_document(self, outcome: str) -> None:
+        """A document was translated, or was not."""
+        self._documents.labels(outcome).inc()
+
+    def watch_cache(self, entries: Callable[[], int], num_bytes: Callable[[], int]) -> None:
+        """Let every scrape read the size of the cache."""
+        entries_gauge = Gauge("dragoman_cache_entries", "Translations in the cache.", registry=self.registry)
+        entries_gauge.set_function(entries)
+        bytes_gauge = Gauge("dragoman_cache_bytes", "Estimated memory of the cache.", registry=self.registry)
+        bytes_gauge.set_function(num_bytes)
+
+    def count_cache(self, outcome: str) -> None:
+        """A text was looked up: hit, joined (the same was on its way), miss or bypassed."""
+        self._cache_lookups.labels(outcome).inc()
+
+    def count_cache_eviction(self) -> None:
+        """A translation had to make room."""
+        self._cache_evictions.inc()
 
     def on_step(self, batch_rows: int, seconds: float) -> None:
         """An engine made a step."""

@@ -13,6 +13,8 @@ from model import GenerationConfig, InvalidOptionError
 
 _DEFAULTS = GenerationConfig()
 
+TextFormat = Literal["text", "html", "xml", "markdown"]
+
 
 def _as_list(value: Any) -> Any:
     """Let a single text stand for a list of one."""
@@ -91,18 +93,75 @@ class GenerationOptions(_Request):
             raise InvalidOptionError(f"options.{name}", exception.rule, values[name]) from None
 
 
+class TextItem(_Request):
+    """A text with a language of its own."""
+
+    text: str
+    source: str | None = Field(default=None, description="Its language; null: that of the request.")
+
+
+TextItems = Annotated[
+    list[str | TextItem],
+    BeforeValidator(_as_list),
+    WithJsonSchema(
+        {
+            "oneOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"oneOf": [{"type": "string"}, TextItem.model_json_schema()]}},
+            ]
+        }
+    ),
+]
+
+
+class ProtectOptions(_Request):
+    """What must come back as it is; it does so exactly once."""
+
+    presets: list[str] | None = Field(
+        default=None, description="Kinds of placeholders and addresses to look for; null: all, []: none."
+    )
+    patterns: list[str] = Field(default=[], description="Regular expressions of more of them.")
+    literals: list[str] = Field(default=[], description="Words or phrases, such as names of products.")
+
+
+class TermEntry(_Request):
+    """A term and its wanted translation, for this request alone."""
+
+    source: str
+    target: str
+
+
 class TranslateRequest(_Request):
     """Texts to translate."""
 
-    texts: Texts = Field(description="One text or a list of texts.", examples=[["J'aime les chats."]])
+    texts: TextItems = Field(
+        description="One text or a list of texts; an object gives a text a language of its own.",
+        examples=[["J'aime les chats."]],
+    )
     source: str | None = Field(
         default=None, description='Language of the texts; "auto" or null detects it for each text.'
     )
-    target: str = Field(description="Language to translate to.", examples=["en"])
+    target: str | None = Field(default=None, description="Language to translate to.", examples=["en"])
+    targets: list[str] | None = Field(default=None, description="Several languages, in the place of target.")
     model: str | None = Field(
         default=None, description="Name of a model of /v1/models; null: the first that has the languages."
     )
-    format: Literal["text"] = Field(default="text", description="How to read the texts.")
+    format: TextFormat = Field(default="text", description="How to read the texts.")
+    ignore_tags: list[str] = Field(default=[], description="Elements whose content stays as it is.")
+    splitting_tags: list[str] = Field(default=[], description="Elements that begin a new block.")
+    non_splitting_tags: list[str] = Field(default=[], description="Elements that never begin a new block.")
+    splitting: Literal["sentences", "lines", "none"] = Field(
+        default="sentences", description="What is translated at once."
+    )
+    protect: ProtectOptions = Field(default_factory=lambda: ProtectOptions())
+    glossaries: list[str] = Field(default=[], description="Ids of glossaries; an earlier one wins.")
+    terms: list[TermEntry] = Field(default=[], description="Wanted translations, which win over the glossaries.")
+    guard: bool = Field(default=True, description="Decode doubtful segments again, and keep what is better.")
+    return_alignment: bool = Field(default=False, description="Return which words stand for which.")
+    return_quality: bool = Field(default=False, description="Return how likely each word is right.")
+    stream: bool = Field(
+        default=False, description="Answer with server-sent events, each segment as soon as it is final."
+    )
     target_prefix: str | None = Field(default=None, description="Text that every translation must begin with.")
     deadline_ms: int | None = Field(default=None, description="Give up after this time, in milliseconds.")
     options: GenerationOptions = Field(default_factory=lambda: GenerationOptions())
@@ -121,18 +180,44 @@ class DetectedLanguage(BaseModel):
     confidence: float = Field(ge=0, le=1, description="Between 0 and 1.")
 
 
+class AlignedWords(BaseModel):
+    """A word of the source and a word of the translation that stand for each other, in characters of the segment."""
+
+    source_start: int
+    source_end: int
+    target_start: int
+    target_end: int
+
+
+class RatedWord(BaseModel):
+    """A word of the translation, in characters of the segment's translation, and how likely it is right."""
+
+    start: int
+    end: int
+    quality: float = Field(ge=0, le=1)
+
+
 class SegmentReply(BaseModel):
     """A sentence, or a part of a long one, and its translation."""
 
-    start: int = Field(description="Where it starts in the text, in characters (code points).")
-    end: int = Field(description="Where it ends: text[start:end] is the source.")
+    unit: int = Field(description="Block of the markup that it belongs to; 0 in plain text.")
+    start: int = Field(description="Where it starts in its block's text, in characters (code points).")
+    end: int = Field(description="Where it ends: in plain text, text[start:end] is the source.")
+    target_start: int = Field(description="Where its translation starts in the block's translation.")
+    target_end: int
     source: str
     text: str
+    alternatives: list[str] = Field(description="Other translations of it, best first.")
     score: float = Field(description="Mean log-probability of its tokens, as the length penalty has it.")
     token_ids: list[int] | None = Field(default=None, description="Only with return_token_scores.")
     token_scores: list[float] | None = Field(
         default=None, description="Log-probability of each token, end token included."
     )
+    alignment: list[AlignedWords] | None = Field(default=None, description="Only with return_alignment.")
+    quality: float | None = Field(
+        default=None, description="Estimated probability that a word of it is right; only with return_quality."
+    )
+    words: list[RatedWord] | None = Field(default=None, description="The same for each word.")
 
 
 class WarningReply(BaseModel):
@@ -142,11 +227,25 @@ class WarningReply(BaseModel):
     message: str
     start: int
     end: int
+    unit: int
+
+
+class GlossaryHitReply(BaseModel):
+    """A term of a glossary that is in the text, and what became of it."""
+
+    source: str
+    target: str
+    start: int
+    end: int
+    status: Literal["used", "inflected", "skipped"]
+    reason: str
+    glossary: str = Field(description="Id of its glossary; empty for a term of the request.")
 
 
 class TranslationReply(BaseModel):
     """One translated text."""
 
+    index: int = Field(description="Which of the request's texts it is.")
     text: str
     source: str
     target: str
@@ -160,6 +259,8 @@ class TranslationReply(BaseModel):
         description='"length": a segment reached its limit; "unchanged": nothing had to be translated.'
     )
     warnings: list[WarningReply]
+    quality: float | None = Field(default=None, description="Mean over the words; only with return_quality.")
+    glossary_hits: list[GlossaryHitReply]
 
 
 class Usage(BaseModel):
@@ -171,7 +272,7 @@ class Usage(BaseModel):
 
 
 class TranslateReply(BaseModel):
-    """The translations, in the order of the texts."""
+    """The translations, in the order of the texts; with several targets, all texts for the first one come first."""
 
     translations: list[TranslationReply]
     usage: Usage
@@ -230,8 +331,18 @@ class LibreTranslateRequest(BaseModel):
     q: str | list[str]
     source: str = Field(examples=["auto"])
     target: str = Field(examples=["en"])
-    format: Literal["text"] = "text"
+    format: Literal["text", "html"] = "text"
     alternatives: int = Field(default=0, ge=0)
+    api_key: str = ""
+
+
+class LibreTranslateSuggestRequest(BaseModel):
+    """LibreTranslate's parameters of /suggest; only documentation."""
+
+    q: str
+    s: str
+    source: str
+    target: str
     api_key: str = ""
 
 

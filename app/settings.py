@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -77,8 +78,52 @@ class Settings(BaseSettings):
     """Time from the arrival of a request until it is answered with 504; a request may ask for less."""
     body_timeout_seconds: float = Field(default=30.0, gt=0)
     """Time in which a client must have sent its body, or it is answered with 408."""
+    drain_seconds: float = Field(default=2.0, ge=0)
+    """Time after SIGTERM in which new work is answered with 503, before the listener closes: so long do balancers need
+    to notice /readyz."""
+    request_timeout_seconds: float = Field(default=300.0, gt=0)
+    """Time from the arrival of a request to the end of its reply, uploads and downloads included; then its connection
+    is cut."""
     shutdown_timeout_seconds: float = Field(default=30.0, ge=0)
     """Time that running requests get to finish when the service is told to stop."""
+    data_directory: Path | None = None
+    """Folder for what must outlive the process: API keys, glossaries, documents; None for none of them."""
+    require_key: bool = False
+    """Answer only callers with an API key; needs data_directory."""
+    key_url: str = Field(default="", pattern=r"^\S*$")
+    """Address where people get an API key, for the message to those who have none."""
+    characters_per_minute: int = Field(default=0, ge=0)
+    """Most characters that one address may send in a minute without a key; 0 for no limit."""
+    requests_per_minute: int = Field(default=0, ge=0)
+    """Most requests that one address may send in a minute without a key; 0 for no limit."""
+    limits_storage: str = "memory://"
+    """Where the limits of a minute are counted: memory:// for each process by itself, redis:// for several together."""
+    cache_megabytes: float = Field(default=64.0, ge=0)
+    """Memory for translations that were made before, in millions of bytes; 0 switches the cache off."""
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
+    """Addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed; commas between them
+    in the environment."""
+
+    files: bool = True
+    """Whether files are translated at all."""
+    max_document_bytes: int = Field(default=20 * 1024 * 1024, ge=1)
+    """Largest file to translate; larger ones are answered with 413 before they are read to the end."""
+    document_workers: int = Field(default=2, ge=1)
+    """Documents that are translated at the same time; each has few texts in the engine, so that others get through."""
+    max_queued_documents: int = Field(default=100, ge=1)
+    """Documents that may wait for their translation; requests beyond are answered with 503 and Retry-After."""
+    max_stored_document_bytes: int = Field(default=1024**3, ge=1)
+    """Size of all documents on the disk together; requests beyond are answered with 503 and Retry-After."""
+    document_retention_seconds: float = Field(default=1800.0, gt=0)
+    """Time after which a translated document is deleted."""
+    document_timeout_seconds: float = Field(default=60.0, gt=0)
+    """Time that reading or writing a document may take, without its translation."""
+    suggestions: bool = False
+    """Keep the translations that people suggest at /suggest, in the data directory."""
+
+    otlp_endpoint: str = ""
+    """Where spans of requests are sent, such as http://localhost:4318/v1/traces; empty for nowhere. Needs the extra
+    tracing."""
     allow_origin: str = Field(default="*", pattern=r"^\S*$")
     """Web origin whose pages may call the API (CORS); empty for none."""
 
@@ -89,6 +134,18 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part for part in value.split(os.pathsep) if part)
         return value
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _split_addresses(cls, value: Any) -> Any:
+        """Let the environment give a list with commas."""
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Write single addresses as networks too; a ValueError says what is neither."""
+        return tuple(str(ip_network(part, strict=False)) for part in value)
 
     @classmethod
     def settings_customise_sources(

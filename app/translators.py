@@ -6,16 +6,26 @@ It submits work and detects languages; waiting for results, with deadlines and c
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from app.settings import Settings
 from model import EngineClosedError, InvalidOptionError, UnsupportedLanguageError, language, resolve
 
 if TYPE_CHECKING:
-    from model import Detection, EngineObserver, EngineStats, GenerationConfig, Language, Translation
+    from model import (
+        Detection,
+        EngineObserver,
+        EngineStats,
+        GenerationConfig,
+        Language,
+        SegmentTranslation,
+        TextOptions,
+        Translation,
+    )
 
 
 class PendingTranslation(Protocol):
@@ -52,8 +62,10 @@ class TextTranslator(Protocol):
         config: GenerationConfig | None = None,
         *,
         deadline_seconds: float | None = None,
+        options: TextOptions | None = None,
         target_prefix: str | None = None,
         caller: str | None = None,
+        on_segment: Callable[[int, SegmentTranslation], None] | None = None,
     ) -> PendingTranslation:
         """Hand a text to the engine without waiting for the result."""
 
@@ -79,10 +91,16 @@ class Job:
     """A language code, or None to detect it for each text."""
     target: str
     config: GenerationConfig
+    options: TextOptions | None = None
+    """How the texts are read, what must survive in them, what is reported; None means plain text, as usual."""
     target_prefix: str | None = None
     deadline_seconds: float | None = None
     caller: str | None = None
     """Whose texts these are: callers share the device evenly, so that a book does not hold up a sentence."""
+    sources: Sequence[str | None] = ()
+    """A language code for each text, None where ``source`` holds; nothing means that for all of them."""
+    on_segment: Callable[[int, int, SegmentTranslation], None] | None = None
+    """Is told of each finished segment: which text, which of its segments, and the result; from another thread."""
 
 
 @dataclass
@@ -90,7 +108,8 @@ class TextPlan:
     """One text on its way: its languages, and the engine's work unless there is none to do."""
 
     text: str
-    source: str
+    source: str | None
+    """None where the translator detects it, because that takes reading the markup."""
     target: str
     detected: Detection | None
     """Best guess at the source, if the request left it open and the text has letters."""
@@ -205,24 +224,31 @@ def submit_text(translator: TextTranslator, job: Job, text: str, plans: list[Tex
     Raises:
         InvalidRequestError, UnavailableError: what ``submit`` raises; nothing was appended then.
     """
-    plan = _plan(translator, job, text)
+    index = len(plans)
+    plan = _plan(translator, job, index)
     if plan.source != plan.target and has_words(text):
         plan.pending = translator.submit(
             text,
             plan.source,
             plan.target,
             job.config,
+            options=job.options,
             deadline_seconds=job.deadline_seconds,
             target_prefix=job.target_prefix,
             caller=job.caller,
+            on_segment=None if job.on_segment is None else partial(job.on_segment, index),
         )
     plans.append(plan)
 
 
-def _plan(translator: TextTranslator, job: Job, text: str) -> TextPlan:
+def _plan(translator: TextTranslator, job: Job, index: int) -> TextPlan:
     """Decide the source language of one text. A text without letters is taken to be in the target language."""
-    if job.source is not None:
-        return TextPlan(text, job.source, job.target, detected=None)
+    text = job.texts[index]
+    source = (job.sources[index] if job.sources else None) or job.source
+    if source is not None:
+        return TextPlan(text, source, job.target, detected=None)
+    if job.options is not None and job.options.format != "text":
+        return TextPlan(text, None, job.target, detected=None)
     detections = translator.detect(text) if has_words(text) else []
     if not detections:
         return TextPlan(text, job.target, job.target, detected=None)

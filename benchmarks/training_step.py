@@ -26,9 +26,10 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from model.config import ModelConfig, OptimizerConfig
+from model.config import ModelConfig
 from model.training.optimizer import Optimizer
 from model.training.trainer import TrainingNetwork
+from model.training_config import OptimizerConfig
 from model.transformer import Transformer
 
 

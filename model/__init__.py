@@ -9,6 +9,11 @@ if TYPE_CHECKING:
     from model.config import EngineConfig as EngineConfig
     from model.config import GenerationConfig as GenerationConfig
     from model.config import ModelConfig as ModelConfig
+    from model.documents.document import Document as Document
+    from model.documents.document import DocumentLimits as DocumentLimits
+    from model.documents.document import DocumentText as DocumentText
+    from model.documents.formats import DOCUMENT_FORMATS as DOCUMENT_FORMATS
+    from model.documents.formats import open_document as open_document
     from model.engine.stats import EngineObserver as EngineObserver
     from model.engine.stats import EngineStats as EngineStats
     from model.errors import CheckpointError as CheckpointError
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
     from model.errors import DecodingError as DecodingError
     from model.errors import DragomanError as DragomanError
     from model.errors import EngineClosedError as EngineClosedError
+    from model.errors import InvalidDocumentError as InvalidDocumentError
     from model.errors import InvalidOptionError as InvalidOptionError
     from model.errors import InvalidRequestError as InvalidRequestError
     from model.errors import InvalidTextError as InvalidTextError
@@ -26,18 +32,26 @@ if TYPE_CHECKING:
     from model.errors import TrainingDivergedError as TrainingDivergedError
     from model.errors import UnavailableError as UnavailableError
     from model.errors import UnsupportedLanguageError as UnsupportedLanguageError
+    from model.options import TextOptions as TextOptions
+    from model.text.glossary import Glossary as Glossary
+    from model.text.glossary import GlossaryHit as GlossaryHit
     from model.text.languages import Detection as Detection
     from model.text.languages import Language as Language
     from model.text.languages import language as language
     from model.text.languages import resolve as resolve
-    from model.translation import PendingTranslation as PendingTranslation
+    from model.text.markup.options import MarkupOptions as MarkupOptions
+    from model.text.protection import Protection as Protection
+    from model.pipeline.pending import PendingTranslation as PendingTranslation
     from model.translation import SegmentTranslation as SegmentTranslation
     from model.translation import Translation as Translation
     from model.translation import TranslationWarning as TranslationWarning
+    from model.translation import WordQuality as WordQuality
     from model.translator import Translator as Translator
 
 _HOMES = {
     "model.config": ("EngineConfig", "GenerationConfig", "ModelConfig"),
+    "model.documents.document": ("Document", "DocumentLimits", "DocumentText"),
+    "model.documents.formats": ("DOCUMENT_FORMATS", "open_document"),
     "model.engine.stats": ("EngineObserver", "EngineStats"),
     "model.errors": (
         "CheckpointError",
@@ -47,6 +61,7 @@ _HOMES = {
         "DecodingError",
         "DragomanError",
         "EngineClosedError",
+        "InvalidDocumentError",
         "InvalidOptionError",
         "InvalidRequestError",
         "InvalidTextError",
@@ -57,7 +72,12 @@ _HOMES = {
         "UnsupportedLanguageError",
     ),
     "model.text.languages": ("Detection", "Language", "language", "resolve"),
-    "model.translation": ("PendingTranslation", "SegmentTranslation", "Translation", "TranslationWarning"),
+    "model.translation": ("SegmentTranslation", "Translation", "TranslationWarning", "WordQuality"),
+    "model.options": ("TextOptions",),
+    "model.pipeline.pending": ("PendingTranslation",),
+    "model.text.glossary": ("Glossary", "GlossaryHit"),
+    "model.text.markup.options": ("MarkupOptions",),
+    "model.text.protection": ("Protection",),
     "model.translator": ("Translator",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -23,11 +23,12 @@ import typer
 from model.config import EngineConfig, GenerationConfig, config_to_mapping
 from model.config_options import with_options
 from model.errors import ConfigurationError, CorpusError, DragomanError, InvalidRequestError
+from model.evaluation.calibrate_command import calibrate
 from model.line_filter import read_document, read_lines, translate_ahead
+from model.training.data_command import data
 from model.training.shortlist_command import shortlist
 
 if TYPE_CHECKING:
-    from model.evaluation.evaluate import EvaluationResult
     from model.translation import Translation
     from model.translator import Translator
 
@@ -214,8 +215,17 @@ def evaluate(
     ] = None,
     max_sentences: Annotated[int | None, typer.Option(help="Only the first sentences of each set.", min=1)] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the translations: a file, or a folder with --dev-dir.")
+        Path | None,
+        typer.Option("--output", "-o", help="Write the translations: a file; with --dev-dir or --robustness a folder."),
     ] = None,
+    robustness: Annotated[
+        bool, typer.Option("--robustness", help="Also sets made from each: capitals, titles, typing errors and so on.")
+    ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a second model: paired bootstrap tests on the same lines.", exists=True),
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Translate with the service at this address instead.")] = None,
     as_json: Json = False,
     model: Model = None,
     *,
@@ -227,22 +237,25 @@ def evaluate(
         raise typer.BadParameter("give SOURCE_FILE and REFERENCE_FILE, or --dev-dir")
     if dev_dir is None and not (source and target):
         raise typer.BadParameter("--source and --target must say which languages the files are in")
-    from model.evaluation.evaluate import dev_sets, evaluate_pairs
+    if url is not None and model is not None:
+        raise typer.BadParameter("give --model or --url, not both")
+    from model.evaluation.evaluate_run import evaluate_sets, pair_of_files, sets_of_folder, show, with_robustness
+    from model.evaluation.remote import RemoteTranslator
 
-    with _loaded(model, engine) as translator:
+    with contextlib.ExitStack() as stack:
+        translator = RemoteTranslator(url) if url is not None else stack.enter_context(_loaded(model, engine))
+        other = None if against is None else stack.enter_context(_loaded(against, engine))
         if source_file and reference_file and source and target:
-            sets = [(source_file.stem, source_file, reference_file, source, target)]
+            sets = iter([pair_of_files(source_file, reference_file, source, target, max_sentences)])
         else:
-            folder = dev_dir or Path()
-            found = dev_sets(folder, translator.languages)
-            sets = [(name, folder / f"{name}.{a}", folder / f"{name}.{b}", a, b) for name, a, b in found]
-        for name, sources, references, source_code, target_code in sets:
-            texts, wanted = _aligned(sources, references, max_sentences)
-            result = evaluate_pairs(translator, texts, wanted, source_code, target_code, generation)
-            _show_evaluation(name, source_code, target_code, result, as_json)
+            sets = sets_of_folder(dev_dir or Path(), translator.languages, max_sentences)
+        many = dev_dir is not None or robustness
+        for report in evaluate_sets(translator, with_robustness(sets) if robustness else sets, generation, other):
+            show(report, as_json)
             if output is not None:
-                file = output if dev_dir is None else output / f"{name}.{source_code}-{target_code}"
-                _write_lines(file, result.hypotheses)
+                dev = report.dev
+                file = output / f"{dev.name}.{dev.source}-{dev.target}" if many else output
+                _write_lines(file, report.result.hypotheses)
 
 
 @cli.command()
@@ -345,6 +358,8 @@ def export(
 
 
 cli.command()(shortlist)
+cli.command()(data)
+cli.command()(calibrate)
 
 
 @cli.command()
@@ -413,41 +428,9 @@ def _warn(number: int, result: Translation) -> None:
         print(f"dragoman: warning: {where}: {warning.message} ({warning.code})", file=sys.stderr)
 
 
-def _aligned(sources: Path, references: Path, limit: int | None) -> tuple[list[str], list[str]]:
-    """Return the lines of both files.
-
-    Raises:
-        CorpusError: they differ in number, or there are none.
-    """
-    texts, wanted = _read_file(sources), _read_file(references)
-    if len(texts) != len(wanted) or not texts:
-        raise CorpusError(
-            f"{sources} and {references} must have the same lines, at least one, got {len(texts)} and {len(wanted)}"
-        )
-    return texts[:limit], wanted[:limit]
-
-
-def _read_file(path: Path) -> list[str]:
-    with path.open("rb") as stream:
-        return list(read_lines(stream, str(path)))
-
-
 def _write_lines(path: Path, lines: Sequence[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
-def _show_evaluation(name: str, source: str, target: str, result: EvaluationResult, as_json: bool) -> None:
-    """Print one set's scores."""
-    if as_json:
-        values = {key: value for key, value in dataclasses.asdict(result).items() if key != "hypotheses"}
-        shown = {"set": name, "source": source, "target": target, "sentences": len(result.hypotheses)}
-        print(json.dumps(shown | values), flush=True)
-        return
-    count = len(result.hypotheses)
-    print(f"{name} {source} to {target}: {count} lines in {result.seconds:.1f} s, {result.warnings} with a warning")
-    print(f"  BLEU {result.bleu:.2f}  {result.bleu_signature}")
-    print(f"  chrF2++ {result.chrf:.2f}  {result.chrf_signature}", flush=True)
 
 
 @contextlib.contextmanager

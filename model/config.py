@@ -1,4 +1,4 @@
-"""The settings of the network, of generation, of the engine and of training, each checked when it is built.
+"""The settings of the network, of generation and of the engine, each checked when it is built.
 
 A setting is a frozen dataclass field with a sentence under it. Reading them from files, the environment or the command
 line happens elsewhere.
@@ -11,7 +11,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from model.errors import ConfigurationError, InvalidOptionError
@@ -25,6 +25,8 @@ WeightDtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 MAX_BEAM_SIZE = 64
 """Larger beams cost time and lose quality (Koehn and Knowles 2017, section 3.6)."""
+MAX_REQUIRED_PHRASES = 32
+"""Phrases that one target may be required to contain."""
 MAX_NEW_TOKENS = 4096
 """An upper bound for one segment, so that a single request cannot ask for unbounded memory."""
 
@@ -110,25 +112,25 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "d_model", "d_ff", "num_heads", "num_encoder_layers", "num_decoder_layers"):
-            _require(self, name, getattr(self, name) >= 1, "must be at least 1")
+            require(self, name, getattr(self, name) >= 1, "must be at least 1")
         for name in ("max_source_length", "max_target_length"):
-            _require(self, name, getattr(self, name) >= 4, "must be at least 4")
+            require(self, name, getattr(self, name) >= 4, "must be at least 4")
         for name in ("pad_id", "bos_id", "eos_id", "decoder_start_id"):
-            _require(self, name, 0 <= getattr(self, name) < self.vocab_size, "must be a token id below vocab_size")
+            require(self, name, 0 <= getattr(self, name) < self.vocab_size, "must be a token id below vocab_size")
         for name in ("dropout", "attention_dropout"):
-            _require(self, name, 0.0 <= getattr(self, name) < 1.0, "must be at least 0 and below 1")
-        _require_choices(self)
-        _require(self, "norm_epsilon", self.norm_epsilon > 0, "must be positive")
-        _require(self, "position_offset", self.position_offset >= 0, "must not be negative")
+            require(self, name, 0.0 <= getattr(self, name) < 1.0, "must be at least 0 and below 1")
+        require_choices(self)
+        require(self, "norm_epsilon", self.norm_epsilon > 0, "must be positive")
+        require(self, "position_offset", self.position_offset >= 0, "must not be negative")
         if self.head_dim is None:
-            _require(self, "num_heads", self.d_model % self.num_heads == 0, f"must divide d_model ({self.d_model})")
+            require(self, "num_heads", self.d_model % self.num_heads == 0, f"must divide d_model ({self.d_model})")
         else:
-            _require(self, "head_dim", self.head_dim >= 1, "must be at least 1")
+            require(self, "head_dim", self.head_dim >= 1, "must be at least 1")
         if self.position_type == "sinusoidal":
-            _require(self, "d_model", self.d_model % 2 == 0, "must be even with sinusoidal positions")
+            require(self, "d_model", self.d_model % 2 == 0, "must be even with sinusoidal positions")
         buckets = self.relative_num_buckets
-        _require(self, "relative_num_buckets", buckets >= 4 and buckets % 4 == 0, "must be a multiple of 4")
-        _require(
+        require(self, "relative_num_buckets", buckets >= 4 and buckets % 4 == 0, "must be a multiple of 4")
+        require(
             self, "relative_max_distance", self.relative_max_distance > buckets // 2, "must exceed half the buckets"
         )
 
@@ -188,6 +190,8 @@ class GenerationConfig:
     """Token ids that every hypothesis must begin with; they are scored and returned as part of it."""
     banned_tokens: tuple[int, ...] = ()
     """Token ids that must never be generated."""
+    required_phrases: tuple[tuple[int, ...], ...] = ()
+    """Token sequences that every hypothesis must contain, in any order and without overlap (Post and Vilar 2018)."""
     return_token_scores: bool = False
     """Also return the log-probability of every token."""
 
@@ -214,12 +218,26 @@ class GenerationConfig:
             raise InvalidOptionError("max_new_tokens", f"must be between 1 and {MAX_NEW_TOKENS}", limit)
         if limit is not None and self.min_new_tokens > limit:
             raise InvalidOptionError("min_new_tokens", f"must not exceed max_new_tokens ({limit})", self.min_new_tokens)
+        if len(self.required_phrases) > MAX_REQUIRED_PHRASES or not all(self.required_phrases):
+            rule = f"must be at most {MAX_REQUIRED_PHRASES}, none of them empty"
+            raise InvalidOptionError("required_phrases", rule, self.required_phrases)
+        if self.required_phrases and self.beam_size < 2:
+            raise InvalidOptionError("beam_size", "must be at least 2 with required_phrases", self.beam_size)
         if self.sampling and self.beam_size != 1:
             raise InvalidOptionError("beam_size", "must be 1 with sampling", self.beam_size)
         if not self.sampling and self.num_hypotheses > self.beam_size:
             raise InvalidOptionError(
                 "num_hypotheses", f"must not exceed beam_size ({self.beam_size}) without sampling", self.num_hypotheses
             )
+
+    @property
+    def max_rows(self) -> int:
+        """The most rows that a request takes in a batch: one a beam or sample, and one for each required token."""
+        if self.sampling:
+            return self.num_hypotheses
+        if not self.required_phrases:
+            return self.beam_size
+        return min(MAX_BEAM_SIZE, self.beam_size + sum(map(len, self.required_phrases)))
 
     def token_limit(self, source_length: int, max_target_length: int) -> int:
         """Return how many tokens, end token included, may be generated for a source of ``source_length`` tokens."""
@@ -256,166 +274,13 @@ class EngineConfig:
     """Segments that may wait; more are refused with OverloadedError."""
 
     def __post_init__(self) -> None:
-        _require_choices(self)
-        _require(self, "num_threads", self.num_threads >= 1, "must be at least 1")
-        _require(self, "num_workers", self.num_workers >= 0, "must not be negative")
+        require_choices(self)
+        require(self, "num_threads", self.num_threads >= 1, "must be at least 1")
+        require(self, "num_workers", self.num_workers >= 0, "must not be negative")
         plain_int8 = self.decoder == "plain" and self.dtype == "int8"
-        _require(self, "dtype", not plain_int8, "must not be int8 with the plain decoder, which is the float reference")
-        _require(self, "max_batch_tokens", self.max_batch_tokens >= 0, "must not be negative")
-        _require(self, "max_queued_requests", self.max_queued_requests >= 1, "must be at least 1")
-
-
-@dataclass(frozen=True)
-class SourceConfig:
-    """One corpus file of a training run: tab-separated pairs, plain or gz, xz, zst."""
-
-    path: str
-    """File in the data directory, or in the recipe's folder with ./ before it; columns as in DataConfig.languages."""
-    weight: float = 1.0
-    """Share of the file's lines seen in one pass: 0.5 every second, 2.0 all of them twice."""
-
-    def __post_init__(self) -> None:
-        _require(self, "path", bool(self.path), "must not be empty")
-        _require(self, "weight", 0 < self.weight <= 100, "must be above 0 and at most 100")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Which text is read for training, and which lines of it are kept."""
-
-    directory: str
-    """Folder of the corpus files; relative paths start at the recipe's folder."""
-    sources: tuple[SourceConfig, ...]
-    """The corpus files with their weights."""
-    languages: tuple[str, str] = ("fr", "en")
-    """Languages of the two columns; both directions are trained."""
-    max_tokens: int = 128
-    """Pairs with a longer side, in tokens, are dropped."""
-    max_ratio: float = 2.5
-    """Pairs whose longer side has more than this times the other's characters, plus 20, are dropped."""
-
-    def __post_init__(self) -> None:
-        _require(self, "sources", len(self.sources) > 0, "must name at least one file")
-        _require(self, "languages", len(set(self.languages)) == 2, "must be two different codes")
-        _require(self, "max_tokens", self.max_tokens >= 4, "must be at least 4")
-        _require(self, "max_ratio", self.max_ratio > 1, "must be above 1")
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """The optimiser and its schedule."""
-
-    name: Literal["adamw", "muon"] = "adamw"
-    """AdamW for all weights, or Muon for the matrices inside the layers and AdamW for the rest."""
-    learning_rate: float = 1e-3
-    """Peak learning rate of AdamW."""
-    muon_learning_rate: float = 0.02
-    """Peak learning rate of Muon."""
-    beta1: float = 0.9
-    """AdamW's decay of the first moment."""
-    beta2: float = 0.98
-    """AdamW's decay of the second moment."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay of the matrices."""
-    schedule: Literal["cosine", "inverse_sqrt", "linear"] = "cosine"
-    """Shape of the decay after the warm-up."""
-    warmup_steps: int = 1000
-    """Steps over which the learning rate rises from zero."""
-    total_steps: int = 100_000
-    """Steps of the run."""
-    final_fraction: float = 0.05
-    """Learning rate at the end of cosine and linear schedules, as a fraction of the peak."""
-    clip_norm: float = 1.0
-    """Gradients are scaled down to this global norm."""
-
-    def __post_init__(self) -> None:
-        _require_choices(self)
-        for name in ("learning_rate", "muon_learning_rate", "clip_norm"):
-            _require(self, name, getattr(self, name) > 0, "must be positive")
-        for name in ("beta1", "beta2", "weight_decay", "final_fraction"):
-            _require(self, name, 0 <= getattr(self, name) < 1, "must be at least 0 and below 1")
-        _require(self, "total_steps", self.total_steps >= 1, "must be at least 1")
-        _require(self, "warmup_steps", 0 <= self.warmup_steps <= self.total_steps, "must be between 0 and total_steps")
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """What is measured while training."""
-
-    directory: str
-    """Folder of the dev sets; relative paths start at the recipe's folder."""
-    sets: tuple[str, ...]
-    """Names of dev sets: files NAME.LANGUAGE, aligned by line."""
-    every_steps: int = 1000
-    """Steps between two evaluations; a checkpoint is written after each."""
-    max_sentences: int = 200
-    """Only the first sentences of each set are translated while training."""
-    samples: tuple[str, ...] = ()
-    """Sentences of the first language whose translation is logged at each evaluation."""
-
-    def __post_init__(self) -> None:
-        for name in ("every_steps", "max_sentences"):
-            _require(self, name, getattr(self, name) >= 1, "must be at least 1")
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """One training run; the whole of it is saved with the run.
-
-    Raises:
-        ConfigurationError: a field is out of its range, or two fields do not fit together.
-    """
-
-    run_directory: str
-    """Folder of the run's checkpoints and logs; relative paths start at the recipe's folder."""
-    tokenizer: str
-    """A sentencepiece model made by `dragoman tokenizer`; relative paths start at the recipe's folder."""
-    model: ModelConfig
-    """The network; its vocab_size must be the tokenizer's."""
-    data: DataConfig
-    """The training text."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """The optimiser."""
-    evaluation: EvaluationConfig | None = None
-    """Dev sets; without them only the loss is reported."""
-    initial_checkpoint: str | None = None
-    """A checkpoint to start from instead of random weights."""
-    seed: int = 1
-    """Seed of the initial weights, the order of the data and the dropout."""
-    batch_tokens: int = 4096
-    """Target tokens, padding included, of one micro-batch on one device."""
-    accumulation_steps: int = 1
-    """Micro-batches whose gradients make one step."""
-    label_smoothing: float = 0.1
-    """Probability mass spread over the vocabulary (Szegedy et al. 2016, section 7)."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the matrix products; bfloat16 runs under autocast with float32 weights."""
-    compile: bool = False
-    """Compile the network with torch.compile."""
-    ema_decay: float = 0.999
-    """Decay of the exponential moving average of the weights that is evaluated and exported; 0 means none."""
-    log_every_steps: int = 50
-    """Steps between two lines of the metrics log."""
-    checkpoint_every_steps: int = 1000
-    """Steps between two checkpoints."""
-    keep_checkpoints: int = 3
-    """The newest checkpoints that stay on disk."""
-
-    def __post_init__(self) -> None:
-        _require_choices(self)
-        for name in (
-            "batch_tokens",
-            "accumulation_steps",
-            "log_every_steps",
-            "checkpoint_every_steps",
-            "keep_checkpoints",
-        ):
-            _require(self, name, getattr(self, name) >= 1, "must be at least 1")
-        _require(self, "seed", self.seed >= 0, "must not be negative")
-        for name in ("label_smoothing", "ema_decay"):
-            _require(self, name, 0 <= getattr(self, name) < 1, "must be at least 0 and below 1")
-        longest = min(self.model.max_source_length, self.model.max_target_length)
-        _require(self.data, "max_tokens", self.data.max_tokens <= longest - 2, f"must be at most {longest - 2}")
+        require(self, "dtype", not plain_int8, "must not be int8 with the plain decoder, which is the float reference")
+        require(self, "max_batch_tokens", self.max_batch_tokens >= 0, "must not be negative")
+        require(self, "max_queued_requests", self.max_queued_requests >= 1, "must be at least 1")
 
 
 Config = TypeVar("Config")
@@ -459,7 +324,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
             return None
         return _convert(next(a for a in arguments if a is not type(None)), value, name)
     if origin is Literal:
-        return value  # _require_choices checks it, with the other rules
+        return value  # require_choices checks it, with the other rules
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigurationError(name, "must be a list", value)
@@ -474,13 +339,13 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     return value
 
 
-def _require(config: object, name: str, holds: bool, rule: str) -> None:
+def require(config: object, name: str, holds: bool, rule: str) -> None:
     """Raise ConfigurationError for field ``name`` unless ``holds``."""
     if not holds:
         raise ConfigurationError(name, rule, getattr(config, name))
 
 
-def _require_choices(config: object) -> None:
+def require_choices(config: object) -> None:
     """Check every Literal field of a dataclass against its choices."""
     for name, hint in typing.get_type_hints(type(config)).items():
         if typing.get_origin(hint) is Literal and getattr(config, name) not in typing.get_args(hint):

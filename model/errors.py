@@ -3,6 +3,7 @@
 DragomanError
 ├── InvalidRequestError        the caller's input breaks a rule (also a ValueError)
 │   ├── InvalidTextError           not a string, lone surrogates, too long
+│   ├── InvalidDocumentError       a file that is damaged, unsafe or of an unknown format
 │   ├── InvalidOptionError         a generation option out of its range
 │   └── UnsupportedLanguageError   a language that no loaded model has
 ├── ConfigurationError         a setting, recipe or model configuration breaks a rule
@@ -42,6 +43,10 @@ class InvalidRequestError(DragomanError, ValueError):
 
 class InvalidTextError(InvalidRequestError):
     """A text that cannot be translated as it is."""
+
+
+class InvalidDocumentError(InvalidRequestError):
+    """A file that is damaged, unsafe, too large or of a format that is not supported."""
 
 
 class InvalidOptionError(InvalidRequestError):

@@ -9,12 +9,13 @@ import codecs
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from model.errors import InvalidTextError, OverloadedError
 
 if TYPE_CHECKING:
-    from model.translation import PendingTranslation, Translation
+    from model.pipeline.pending import PendingTranslation
+    from model.translation import Translation
 
 DEFAULT_WINDOW = 512
 """Texts that may be submitted before the first of them has been written: some batches' worth, and bounded memory."""
@@ -50,7 +51,7 @@ def read_document(stream: BinaryIO, name: str) -> str:
 
 
 def translate_ahead(
-    submit: Callable[[str], PendingTranslation[Any]], texts: Iterable[str], window: int = DEFAULT_WINDOW
+    submit: Callable[[str], PendingTranslation], texts: Iterable[str], window: int = DEFAULT_WINDOW
 ) -> Generator[Translation, None, None]:
     """Yield the translation of each text, in order, as soon as it is there.
 
@@ -65,7 +66,7 @@ def translate_ahead(
     Raises:
         Exception: whatever ``texts``, ``submit`` or a translation raised, after everything before it was yielded.
     """
-    ready: queue.SimpleQueue[PendingTranslation[Any] | Exception | None] = queue.SimpleQueue()
+    ready: queue.SimpleQueue[PendingTranslation | Exception | None] = queue.SimpleQueue()
     free = threading.Semaphore(window)
     stopped = threading.Event()
 
@@ -99,8 +100,8 @@ def translate_ahead(
 
 
 def _submit_when_possible(
-    submit: Callable[[str], PendingTranslation[Any]], text: str, previous: PendingTranslation[Any] | None
-) -> PendingTranslation[Any]:
+    submit: Callable[[str], PendingTranslation], text: str, previous: PendingTranslation | None
+) -> PendingTranslation:
     """Submit ``text``, after ``previous`` is done where the queue is full."""
     try:
         return submit(text)

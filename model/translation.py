@@ -1,18 +1,19 @@
-"""The result of translating one text, and the result that is still on its way; how it is made is the translator's."""
+"""The result of translating one text; how it is made is the pipeline's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
-from threading import Lock
-from typing import Generic, Literal, TypeVar
+from typing import Literal
 
-from model.errors import RequestCancelledError
+from model.text.alignment import WordAlignment
+from model.text.glossary import GlossaryHit
+from model.text.guard import FindingCode
 from model.text.languages import Detection
 
-WarningCode = Literal["cut", "looped", "empty", "length"]
-"""A sentence was too long and cut; its translation repeats itself; is empty; or reached the token limit."""
+WarningCode = Literal["cut", "length", "decoded_again", "pieces"] | FindingCode
+"""A sentence was too long and cut; its translation reached the token limit; was decoded again with other settings; was
+put together from pieces around what must stay as it is; or the guard still doubts it, see
+:class:`~model.text.guard.Finding`."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,23 @@ class TranslationWarning:
     message: str
     """The same for people."""
     start: int
-    """Where the part begins in the source text, in characters."""
+    """Where the part begins in its unit's text, in characters; a plain text is one unit."""
     end: int
     """Where it ends."""
+    unit: int = 0
+    """Index of the unit: 0 in plain text, one a block of markup."""
+
+
+@dataclass(frozen=True)
+class WordQuality:
+    """How likely one word of a translation is right."""
+
+    start: int
+    """Where it begins in the segment's translation, in characters."""
+    end: int
+    """Where it ends."""
+    quality: float
+    """Estimated probability that the word is right, from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +49,9 @@ class SegmentTranslation:
     """One sentence, or a piece of a long one, and its translation."""
 
     start: int
-    """Where it begins in the source text, in characters."""
+    """Where it begins in its unit's text, in characters; a plain text is one unit."""
     end: int
-    """Where it ends: ``source_text[start:end] == source``."""
+    """Where it ends: ``unit_text[start:end] == source``."""
     source: str
     """The source."""
     text: str
@@ -51,6 +66,30 @@ class SegmentTranslation:
     """The other hypotheses' texts, best first."""
     finish_reason: Literal["end", "length"] = "end"
     """Whether the model ended the segment, or its token limit did."""
+    unit: int = 0
+    """Index of its unit: 0 in plain text, one a block of markup."""
+    target_start: int = 0
+    """Where the translation begins in the unit's translation, in characters."""
+    target_end: int = 0
+    """Where it ends."""
+    log_prob: float = 0.0
+    """Summed log-probability of the tokens."""
+    num_tokens: int = 0
+    """Tokens that were decoded for it, the end token included; 0 if it was not decoded."""
+    num_source_tokens: int = 0
+    """Tokens that the encoder saw."""
+    protected: tuple[tuple[int, int, int], ...] = ()
+    """(start, end) in ``text`` of what was kept as it is, and which of the source's protected spans it is."""
+    alignment: WordAlignment | None = None
+    """Which words stand for which, where the request asked for it."""
+    quality: float | None = None
+    """Estimated probability that a word of it is right, where the request asked for it."""
+    words: tuple[WordQuality, ...] = ()
+    """The same for each word."""
+    glossary_hits: tuple[GlossaryHit, ...] = ()
+    """What became of the glossary's terms in it; offsets in the unit's text."""
+    warnings: tuple[TranslationWarning, ...] = ()
+    """What went wrong, or nearly."""
 
 
 @dataclass(frozen=True)
@@ -79,80 +118,7 @@ class Translation:
     """Tokens that the encoder saw."""
     target_tokens: int
     """Tokens that were decoded for the best hypotheses, end tokens included."""
-
-
-Part = TypeVar("Part")
-
-
-class PendingTranslation(Generic[Part]):
-    """A translation whose segments are in the engine.
-
-    Attributes:
-        future: the translation, once the last segment is done, or the first segment's error. Cancelling it, as asyncio
-            does with an awaited one, cancels the engine's work too.
-    """
-
-    def __init__(
-        self,
-        parts: Sequence[Future[Part]],
-        assemble: Callable[[list[Part]], Translation],
-        cancel_parts: Callable[[], None],
-    ) -> None:
-        """Wait, without a thread, for ``parts``, and then ``assemble`` their results in order."""
-        self.future: Future[Translation] = Future()
-        self._parts = parts
-        self._assemble = assemble
-        self._cancel_parts = cancel_parts
-        self._lock = Lock()
-        self._left = len(parts)
-        self._claimed = False
-        self.future.add_done_callback(self._follow_future)
-        if not parts:
-            self._complete()
-        for part in parts:
-            part.add_done_callback(self._part_done)
-
-    def cancel(self) -> None:
-        """Give the translation up; the engine drops its segments before the next step."""
-        if self._claim():
-            self._cancel_parts()
-            self._resolve(RequestCancelledError("the request was cancelled by its caller"))
-
-    def _part_done(self, part: Future[Part]) -> None:
-        error = RequestCancelledError("a segment was cancelled") if part.cancelled() else part.exception()
-        if error is not None:
-            if self._claim():
-                self._cancel_parts()
-                self._resolve(error)
-            return
-        with self._lock:
-            self._left -= 1
-            last = self._left == 0
-        if last:
-            self._complete()
-
-    def _complete(self) -> None:
-        if not self._claim():
-            return
-        try:
-            outcome: Translation | BaseException = self._assemble([part.result() for part in self._parts])
-        except Exception as error:  # whoever waits must hear of it, whatever it is
-            outcome = error
-        self._resolve(outcome)
-
-    def _claim(self) -> bool:
-        with self._lock:
-            claimed, self._claimed = self._claimed, True
-            return not claimed
-
-    def _resolve(self, outcome: Translation | BaseException) -> None:
-        if not self.future.set_running_or_notify_cancel():
-            return
-        if isinstance(outcome, BaseException):
-            self.future.set_exception(outcome)
-        else:
-            self.future.set_result(outcome)
-
-    def _follow_future(self, future: Future[Translation]) -> None:
-        if future.cancelled() and self._claim():
-            self._cancel_parts()
+    glossary_hits: tuple[GlossaryHit, ...] = ()
+    """The glossary's terms in the source: used, or skipped and why."""
+    quality: float | None = None
+    """Estimated probability that a word of the translation is right, where the request asked for it."""

@@ -19,7 +19,8 @@ import typer
 from app.cli import main
 from app.settings import CONFIG_FILE_VARIABLE, Settings
 from model.cli import cli
-from model.config import TrainingConfig, config_from_mapping
+from model.config import config_from_mapping
+from model.training_config import TrainingConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from fastapi import APIRouter
+import anyio.to_thread
+from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from app.dependencies import FinishedText, Service, ServiceDependency, read_parameters, translate_job
+from app.dependencies import FinishedText, ServiceDependency, read_parameters, translate_job
 from app.limits import REQUEST_ID, Deadline, off_loop
-from app.schemas import LibreTranslateDetectRequest, LibreTranslateRequest
+from app.routes.libretranslate_parameters import (
+    bad_request,
+    num_alternatives,
+    required,
+    resolve_languages,
+    select_translator,
+    shown,
+    texts_within_limits,
+)
+from app.schemas import LibreTranslateDetectRequest, LibreTranslateRequest, LibreTranslateSuggestRequest
+from app.suggestions import Suggestion
 from app.translators import Job
-from model import GenerationConfig, UnsupportedLanguageError, language
+from model import GenerationConfig, TextOptions, language
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from model import Detection
 
-_FORMATS = ("text",)
+_FORMATS: Mapping[Any, Literal["text", "html"]] = {"text": "text", "html": "html"}
 _FALLBACK_LANGUAGE = "en"
 """What LibreTranslate calls the language of a text without words, at confidence 0."""
 _FRONTEND_TIMEOUT_MS = 500
@@ -45,27 +56,27 @@ async def translate(request: Request, service: ServiceDependency) -> dict[str, A
     """Translate `q`, a text or (in JSON) a list of texts."""
     deadline = Deadline.of(request.scope, service.settings)
     parameters = await read_parameters(request)
-    q, source, target = (_required(parameters, name) for name in ("q", "source", "target"))
-    num_alternatives = _alternatives(parameters, service.settings.max_alternatives)
-    texts = _texts(q, service)
-    source, target = _languages(service, source, target)
+    q, source, target = (required(parameters, name) for name in ("q", "source", "target"))
+    wanted = num_alternatives(parameters, service.settings.max_alternatives)
+    texts = texts_within_limits(q, service)
+    source, target = resolve_languages(service, source, target)
     text_format = parameters.get("format") or "text"
-    if text_format not in _FORMATS:
-        raise _bad_request(f"{_shown(text_format)} format is not supported")
-    translator, source, target = _select(service, source, target)
-    config = GenerationConfig(
-        num_hypotheses=num_alternatives + 1, beam_size=max(GenerationConfig().beam_size, num_alternatives + 1)
-    )
+    if not isinstance(text_format, str) or text_format not in _FORMATS:
+        raise bad_request(f"{shown(text_format)} format is not supported")
+    translator, source, target = select_translator(service, source, target)
+    await service.access.admit(request, sum(map(len, texts)), parameters)
+    config = GenerationConfig(num_hypotheses=wanted + 1, beam_size=max(GenerationConfig().beam_size, wanted + 1))
     job = Job(
         texts,
         source,
         target,
         config,
+        options=TextOptions(format=_FORMATS[text_format]),
         deadline_seconds=deadline.remaining_seconds(),
         caller=request.scope[REQUEST_ID],
     )
     finished = await translate_job(service, translator, job, request, deadline)
-    return _reply(finished, as_list=isinstance(q, list), detected=source is None, alternatives=num_alternatives > 0)
+    return _reply(finished, as_list=isinstance(q, list), detected=source is None, alternatives=wanted > 0)
 
 
 @router.post("/detect", openapi_extra=_documented(LibreTranslateDetectRequest))
@@ -73,7 +84,8 @@ async def detect(request: Request, service: ServiceDependency) -> list[dict[str,
     """Tell the language of `q`, best guess first."""
     parameters = await read_parameters(request)
     service.registry.require_ready()
-    texts = _texts(_required(parameters, "q"), service)
+    texts = texts_within_limits(required(parameters, "q"), service)
+    await service.access.admit(request, 0, parameters)
     whole = "\n".join(texts)
     guesses = await off_loop(len(whole), lambda: service.registry.detect(whole))
     return [_detected(guess) for guess in guesses] or [_detected(None)]
@@ -107,11 +119,11 @@ async def frontend_settings(service: ServiceDependency) -> dict[str, Any]:
     return {
         "charLimit": service.settings.max_characters,
         "frontendTimeout": _FRONTEND_TIMEOUT_MS,
-        "apiKeys": False,
-        "keyRequired": False,
-        "suggestions": False,
-        "filesTranslation": False,
-        "supportedFilesFormat": [],
+        "apiKeys": service.access.keys is not None,
+        "keyRequired": service.settings.require_key,
+        "suggestions": service.settings.suggestions,
+        "filesTranslation": service.settings.files,
+        "supportedFilesFormat": list(service.documents.formats) if service.settings.files else [],
         "language": {
             "source": {"code": "auto", "name": "Auto Detect"},
             "target": {"code": target.code, "name": target.name},
@@ -119,82 +131,33 @@ async def frontend_settings(service: ServiceDependency) -> dict[str, Any]:
     }
 
 
-def _bad_request(message: str) -> HTTPException:
-    return HTTPException(400, message)
+@router.post("/suggest", openapi_extra=_documented(LibreTranslateSuggestRequest))
+async def suggest(request: Request, service: ServiceDependency) -> dict[str, bool]:
+    """Keep a better translation `s` of `q` for the operator, if that is wanted here."""
+    parameters = await read_parameters(request)
+    if service.suggestions is None:
+        raise HTTPException(403, "Suggestions are disabled on this server.")
+    q, suggestion, source, target = (required(parameters, name) for name in ("q", "s", "source", "target"))
+    texts_within_limits([q, suggestion], service)
+    source, target = resolve_languages(service, source, target)
+    caller = await service.access.admit(request, 0, parameters)
+    new = Suggestion(q, suggestion, source or "auto", target, caller.id)
+    await anyio.to_thread.run_sync(service.suggestions.add, new)
+    return {"success": True}
 
 
-def _shown(value: Any, limit: int = 100) -> str:
-    """Return what a message quotes of a value that the caller sent."""
-    text = str(value)
-    return text if len(text) <= limit else f"{text[:limit]}…"
-
-
-def _required(parameters: Mapping[str, Any], name: str) -> Any:
-    """Return a parameter that must be there and not be empty."""
-    value = parameters.get(name)
-    if not value:
-        raise _bad_request(f"Invalid request: missing {name} parameter")
-    return value
-
-
-def _alternatives(parameters: Mapping[str, Any], limit: int) -> int:
-    """Return how many alternatives are wanted; negative numbers mean none."""
-    value = parameters.get("alternatives", 0)
-    try:
-        number = int(value) if isinstance(value, str) or type(value) is int else None
-    except ValueError:
-        number = None
-    if number is None:
-        raise _bad_request("Invalid request: alternatives parameter is not a number")
-    if number > limit:
-        raise _bad_request(f"Invalid request: alternatives parameter must be <= {limit}")
-    return max(0, number)
-
-
-def _texts(q: Any, service: Service) -> list[str]:
-    """Return ``q`` as a list of texts within the limits."""
-    texts = q if isinstance(q, list) else [q]
-    if not all(isinstance(text, str) for text in texts):
-        raise _bad_request("Invalid request: q parameter must be a string or a list of strings")
-    limits = service.settings
-    sizes = [(len(texts), limits.max_texts), *((len(text), limits.max_characters) for text in texts)]
-    for size, limit in sizes:
-        if size > limit:
-            raise _bad_request(f"Invalid request: request ({size}) exceeds text limit ({limit})")
-    return texts
-
-
-def _languages(service: Service, source: Any, target: Any) -> tuple[str | None, str]:
-    """Return the codes of both languages, None for a source that is to be detected."""
-    service.registry.require_ready()
-    codes: list[str | None] = []
-    for name, code in (("source", source), ("target", target)):
-        if name == "source" and code == "auto":
-            codes.append(None)
-            continue
-        try:
-            codes.append(service.registry.resolve(name, str(code)))
-        except UnsupportedLanguageError:
-            raise _bad_request(f"{_shown(code)} is not supported") from None
-    return codes[0], str(codes[1])
-
-
-def _select(service: Service, source: str | None, target: str) -> Any:
-    """Return the registry's choice, or LibreTranslate's words for a pair that no model has."""
-    try:
-        return service.registry.select(source, target)
-    except UnsupportedLanguageError:
-        wanted, given = language(target), language(source or target)
-        raise _bad_request(
-            f"{wanted.name} ({wanted.code}) is not available as a target language from {given.name} ({given.code})"
-        ) from None
+@router.get("/spec")
+async def spec(request: Request) -> dict[str, Any]:
+    """Return the description of the whole service, as `/openapi.json` does."""
+    application: FastAPI = request.app
+    return application.openapi()
 
 
 def _reply(finished: Sequence[FinishedText], as_list: bool, detected: bool, alternatives: bool) -> dict[str, Any]:
     """Put the results into LibreTranslate's shape: lists for a list, bare values for one text."""
     columns: dict[str, list[Any]] = {"translatedText": [item.text for item in finished]}
     if detected:
-        columns["detectedLanguage"] = [_detected(item.plan.detected) for item in finished]
+        columns["detectedLanguage"] = [_detected(item.detected) for item in finished]
     if alternatives:
         columns["alternatives"] = [item.alternatives for item in finished]
     return {name: values if as_list else values[0] for name, values in columns.items()}

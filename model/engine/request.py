@@ -79,8 +79,8 @@ class Request:
 
     @property
     def num_rows(self) -> int:
-        """Most rows that it takes in the batch: one a beam, or one a sample."""
-        return self.config.num_hypotheses if self.config.sampling else self.config.beam_size
+        """Most rows that it takes in the batch."""
+        return self.config.max_rows
 
     @property
     def cost(self) -> int:

@@ -15,17 +15,18 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from model.errors import ConfigurationError, CorpusError
 from model.evaluation.latency import Latency
 
 if TYPE_CHECKING:
     from model.config import EngineConfig, GenerationConfig
-    from model.translation import PendingTranslation, Translation
+    from model.pipeline.pending import PendingTranslation
+    from model.translation import Translation
     from model.translator import Translator
 
-Submit = Callable[[str], "PendingTranslation[Any]"]
+Submit = Callable[[str], "PendingTranslation"]
 """Hands one text to whoever translates it."""
 Load = Callable[["EngineConfig"], AbstractContextManager["Translator"]]
 """Loads a translator with these settings, and closes it again."""
@@ -185,7 +186,7 @@ def measure_engine(
     texts = list(workload.texts) * repeat
 
     def run(translator: Translator, budget: int, concurrency: int) -> tuple[Measurement, list[str]]:
-        def submit(text: str) -> PendingTranslation[Any]:
+        def submit(text: str) -> PendingTranslation:
             return translator.submit(text, workload.source, workload.target, generation)
 
         measure(submit, texts[: min(2 * concurrency, WARM_UP_TEXTS)], concurrency, budget)
@@ -235,7 +236,7 @@ def measure(
     Raises:
         Exception: what a translation raised.
     """
-    finished: queue.SimpleQueue[tuple[float, int, PendingTranslation[Any]]] = queue.SimpleQueue()
+    finished: queue.SimpleQueue[tuple[float, int, PendingTranslation]] = queue.SimpleQueue()
     latencies: list[float] = []
     results: dict[int, Translation] = {}
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.checkpoints.checkpoint import Checkpoint
-from model.config import GenerationConfig, TrainingConfig
+from model.config import GenerationConfig
 from model.errors import CorpusError
 from model.evaluation.metrics import corpus_scores
+from model.evaluation.remote import RemoteTranslator
+from model.training_config import TrainingConfig
 from model.translator import Translator
 
 
@@ -25,6 +28,7 @@ class EvaluationResult:
         seconds: wall-clock time of translating.
         hypotheses: the translations, one a line.
         warnings: how many lines had a warning.
+        warning_codes: how many lines had a warning of each kind, such as ``copied``, ``looped`` or ``language``.
     """
 
     bleu: float
@@ -34,10 +38,11 @@ class EvaluationResult:
     seconds: float
     hypotheses: tuple[str, ...]
     warnings: int
+    warning_codes: Mapping[str, int] = field(default_factory=dict)
 
 
 def evaluate_pairs(
-    translator: Translator,
+    translator: Translator | RemoteTranslator,
     sources: Sequence[str],
     references: Sequence[str],
     source: str,
@@ -58,7 +63,17 @@ def evaluate_pairs(
     hypotheses = tuple(translation.text for translation in translations)
     bleu, chrf = corpus_scores(hypotheses, references)
     warnings = sum(1 for translation in translations if translation.warnings)
-    return EvaluationResult(bleu.value, chrf.value, bleu.signature, chrf.signature, seconds, hypotheses, warnings)
+    codes = Counter(code for each in translations for code in {warning.code for warning in each.warnings})
+    return EvaluationResult(
+        bleu.value,
+        chrf.value,
+        bleu.signature,
+        chrf.signature,
+        seconds,
+        hypotheses,
+        warnings,
+        dict(sorted(codes.items())),
+    )
 
 
 def read_lines(path: Path) -> list[str]:
@@ -68,7 +83,8 @@ def read_lines(path: Path) -> list[str]:
         CorpusError: the file cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        text = path.read_bytes().decode("utf-8")
+        lines = text.removesuffix("\n").split("\n") if text else []
     except (OSError, UnicodeDecodeError) as error:
         raise CorpusError(f"cannot read {path}: {error}") from error
     return [line.removesuffix("\r") for line in lines]

@@ -16,6 +16,7 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.errors import DecodingError
 from model.generation.candidates import best_tokens, in_order
+from model.generation.constrained import ConstrainedSearch
 from model.generation.generation_input import GenerationInput
 from model.generation.hypothesis import Hypothesis
 from model.generation.logits_processors import BANNED, LogitsProcessor, banning_processors, shaping_processors
@@ -181,6 +182,7 @@ class DecodingBatch(Generic[Key]):
         log_probs = logits.log_softmax(-1)
         # For each row the forced token, or what is left where everything is banned: the end token.
         last_resort = log_probs.gather(1, torch.tensor(self._last_resorts(), device=self._device)[:, None])  # (R, 1)
+        required = {running.key: _required(running, log_probs) for running in free}  # before anything is banned
         if len(self._always_banned):
             log_probs.index_fill_(1, self._always_banned, BANNED)
         for running in free:
@@ -191,7 +193,10 @@ class DecodingBatch(Generic[Key]):
         values, token_ids = best_tokens(log_probs, count)
         # One transfer for all of it; float64 holds token ids exactly.
         host = torch.cat([last_resort.double(), values.double(), token_ids.double()], dim=1).cpu().tolist()
-        return [self._candidates(running, host[running.rows], log_probs) for running in self._running]
+        return [
+            self._candidates(running, host[running.rows], log_probs, required.get(running.key))
+            for running in self._running
+        ]
 
     def _last_resorts(self) -> list[int]:
         tokens: list[int] = []
@@ -200,7 +205,9 @@ class DecodingBatch(Generic[Key]):
             tokens += [self._config.eos_id if forced is None else forced] * running.search.num_rows
         return tokens
 
-    def _candidates(self, running: _Running[Key], host: list[list[float]], log_probs: Tensor) -> Candidates | None:
+    def _candidates(
+        self, running: _Running[Key], host: list[list[float]], log_probs: Tensor, required: Candidates | None
+    ) -> Candidates | None:
         """Return one request's candidates.
 
         Args:
@@ -208,6 +215,7 @@ class DecodingBatch(Generic[Key]):
             host: for each of its rows the last resort's log-probability, then the best log-probabilities, then the
                 tokens that these belong to.
             log_probs: (R, V) of the whole batch, still on the device.
+            required: more candidates for each of its rows, where its search asks for them.
         """
         if any(math.isnan(row[0]) for row in host):
             return None
@@ -224,6 +232,8 @@ class DecodingBatch(Generic[Key]):
             tokens, values = in_order(best[:count], token_ids, search.num_candidates, log_probs[row])
             all_tokens.append(tokens or [self._config.eos_id])
             all_log_probs.append(values or [last_resort])
+        if required is not None:
+            _add_missing(all_tokens, all_log_probs, required)
         return all_tokens, all_log_probs
 
     def _drawn(self, search: SamplingSearch, host: list[list[float]], log_probs: Tensor) -> Candidates:
@@ -251,6 +261,28 @@ class DecodingBatch(Generic[Key]):
         self._running = staying
         self._next_tokens = [token for own in next_tokens for token in own]
         self._rows.select([parent for own in parents for parent in own])
+
+
+def _required(running: _Running[Key], log_probs: Tensor) -> Candidates | None:
+    """Return the tokens that a constrained search needs for each of its rows, whatever else is more probable."""
+    if not isinstance(running.search, ConstrainedSearch):
+        return None
+    tokens = running.search.required_tokens()
+    width = max(map(len, tokens))
+    if not width:
+        return None
+    indices = torch.tensor([[*row, *[0] * (width - len(row))] for row in tokens], device=log_probs.device)
+    values: list[list[float]] = log_probs[running.rows].gather(1, indices).tolist()
+    return tokens, [own[: len(row)] for row, own in zip(tokens, values, strict=True)]
+
+
+def _add_missing(all_tokens: list[list[int]], all_log_probs: list[list[float]], more: Candidates) -> None:
+    """Append to the candidates of each row those that it lacks."""
+    for tokens, log_probs, *own in zip(all_tokens, all_log_probs, *more, strict=True):
+        for token_id, log_prob in zip(*own, strict=True):
+            if token_id not in tokens:
+                tokens.append(token_id)
+                log_probs.append(log_prob)
 
 
 def plain_batch(model: Transformer, always_banned: Sequence[int] = ()) -> DecodingBatch[Key]:

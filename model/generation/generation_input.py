@@ -21,7 +21,7 @@ class GenerationInput:
     @property
     def max_rows(self) -> int:
         """The most rows that it takes in a batch."""
-        return self.config.num_hypotheses if self.config.sampling else self.config.beam_size
+        return self.config.max_rows
 
     def token_limit(self, model: ModelConfig) -> int:
         """Return the most tokens that a hypothesis may have, prefix and end token included.
@@ -39,7 +39,8 @@ class GenerationInput:
 
         Raises:
             InvalidRequestError: the source is empty, longer than the model can take, or no token ids.
-            InvalidOptionError: prefix or banned tokens are no token ids, or the prefix leaves no room for a token.
+            InvalidOptionError: prefix, phrases or banned tokens are no token ids or have the end token, a phrase is
+                banned, or the prefix leaves no room for a token.
         """
         length, prefix = len(self.source_ids), self.config.target_prefix
         if not 1 <= length <= model.max_source_length:
@@ -47,11 +48,15 @@ class GenerationInput:
         rule = f"must be token ids from 0 to {model.vocab_size - 1}"
         if not _are_ids(self.source_ids, model.vocab_size):
             raise InvalidRequestError("source_ids", rule, list(self.source_ids))
-        for name, token_ids in (("target_prefix", prefix), ("banned_tokens", self.config.banned_tokens)):
+        banned = self.config.banned_tokens
+        required = tuple(token_id for phrase in self.config.required_phrases for token_id in phrase)
+        for name, token_ids in (("target_prefix", prefix), ("banned_tokens", banned), ("required_phrases", required)):
             if not _are_ids(token_ids, model.vocab_size):
                 raise InvalidOptionError(name, rule, token_ids)
-        if model.eos_id in prefix:
-            raise InvalidOptionError("target_prefix", f"must not contain the end token {model.eos_id}", prefix)
+            if name != "banned_tokens" and model.eos_id in token_ids:
+                raise InvalidOptionError(name, f"must not contain the end token {model.eos_id}", token_ids)
+        if not set(banned).isdisjoint(required):
+            raise InvalidOptionError("required_phrases", "must not contain banned_tokens", required)
         limit = self.token_limit(model)
         if len(prefix) >= limit:
             raise InvalidOptionError("target_prefix", f"must have fewer than {limit} tokens", len(prefix))

@@ -24,6 +24,8 @@ class Hypothesis:
     """Natural-logarithm probability of every token, and then of the end token where there is one."""
     finish_reason: FinishReason
     """Why it stopped growing."""
+    unmet_phrases: int = 0
+    """How many of the required phrases it lacks, because the token limit came first."""
 
 
 @dataclass(slots=True)
@@ -43,7 +45,7 @@ class PartialHypothesis:
             (*self.token_ids, token_id), (*self.token_log_probs, log_prob), self.log_prob + log_prob
         )
 
-    def finish(self, reason: FinishReason, length_penalty: float) -> Hypothesis:
+    def finish(self, reason: FinishReason, length_penalty: float, unmet_phrases: int = 0) -> Hypothesis:
         """Return the finished hypothesis; with reason ``"end"`` the last token is the end token and is left out."""
         return Hypothesis(
             token_ids=self.token_ids[:-1] if reason == "end" else self.token_ids,
@@ -51,6 +53,7 @@ class PartialHypothesis:
             log_prob=self.log_prob,
             token_log_probs=self.token_log_probs,
             finish_reason=reason,
+            unmet_phrases=unmet_phrases,
         )
 
 

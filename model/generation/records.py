@@ -33,6 +33,7 @@ def is_common(config: GenerationConfig) -> bool:
         config.min_new_tokens,
         config.target_prefix,
         config.banned_tokens,
+        config.required_phrases,
     )
     return not any(rare)
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from model.config import GenerationConfig
 from model.generation.beam_search import BeamSearch
+from model.generation.constrained import ConstrainedSearch
 from model.generation.greedy import GreedySearch
 from model.generation.hypothesis import Hypothesis
 from model.generation.sampling import SamplingSearch
@@ -53,7 +54,9 @@ class Search(Protocol):
         """Return the finished hypotheses, best first; 1 to ``config.num_hypotheses`` of them."""
 
 
-def create_search(config: GenerationConfig, limit: int, eos_id: int) -> GreedySearch | BeamSearch | SamplingSearch:
+def create_search(
+    config: GenerationConfig, limit: int, eos_id: int
+) -> GreedySearch | BeamSearch | SamplingSearch | ConstrainedSearch:
     """Return the search that ``config`` asks for.
 
     Args:
@@ -63,6 +66,8 @@ def create_search(config: GenerationConfig, limit: int, eos_id: int) -> GreedySe
     """
     if config.sampling:
         return SamplingSearch(config, limit, eos_id)
+    if config.required_phrases:
+        return ConstrainedSearch(config, limit, eos_id)
     if config.beam_size == 1:
         return GreedySearch(config, limit, eos_id)
     return BeamSearch(config, limit, eos_id)

@@ -12,7 +12,10 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.text.tokenizer import Tokenizer
-from model.training.corpus import Corpus
+from model.training.augmentation import Augmentation
+from model.training.corpus import Corpus, IntArray
+
+Ids = Sequence[int] | IntArray
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class Batch:
 class Batches:
     """The batches of every epoch, each epoch's order fixed by seed and epoch number.
 
-    Example ``2 * pair`` translates from the first language to the second, ``2 * pair + 1`` back.
+    Example ``2 * pair`` translates from the first language to the second, ``2 * pair + 1`` back. With augmentation, the
+    numbers are the draws of :class:`Augmentation`.
     """
 
     def __init__(
@@ -58,11 +62,13 @@ class Batches:
         languages: tuple[str, str],
         batch_tokens: int,
         seed: int,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.corpus = corpus
         self.model = model
         self.batch_tokens = batch_tokens
         self.seed = seed
+        self.augmentation = augmentation
         self.language_ids = tuple(tokenizer.language_id(code) for code in languages)
         self._lengths = (corpus.lengths(0), corpus.lengths(1))
 
@@ -71,25 +77,30 @@ class Batches:
         rng = np.random.default_rng([self.seed, epoch])
         pairs = self._sample_pairs(rng)
         examples = np.concatenate([2 * pairs, 2 * pairs + 1])
+        if self.augmentation is not None:
+            times_before = np.arange(len(pairs)) - np.searchsorted(pairs, pairs)
+            examples += 2 * len(self.corpus) * np.tile(times_before, 2)
         rng.shuffle(examples)
-        source_lengths, target_lengths = self.example_lengths(examples)
+        source_lengths, target_lengths = self.example_lengths(examples, epoch)
         order = np.lexsort((source_lengths, target_lengths))
         batches = self._cut(examples[order], target_lengths[order], source_lengths[order])
         return [batches[index] for index in rng.permutation(len(batches))]
 
-    def example_lengths(self, examples: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return source and target lengths of examples, special tokens included."""
+    def example_lengths(
+        self, examples: npt.NDArray[np.int64], epoch: int = 0
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return source and target lengths, special tokens included; with augmentation, bounds of an epoch's."""
+        if self.augmentation is not None:
+            plan = self.augmentation.plan(examples, epoch)
+            return plan.source_lengths + 2, plan.target_lengths + 1
         pairs, directions = examples // 2, examples % 2
         first, second = self._lengths[0][pairs], self._lengths[1][pairs]
         return np.where(directions == 0, first, second) + 2, np.where(directions == 0, second, first) + 1
 
-    def collate(self, examples: Sequence[int] | npt.NDArray[np.int64]) -> Batch:
-        """Return the padded tensors of the given examples."""
+    def collate(self, examples: Sequence[int] | npt.NDArray[np.int64], epoch: int = 0) -> Batch:
+        """Return the padded tensors of the given examples of an epoch."""
         sources, targets = [], []
-        for example in examples:
-            pair, direction = divmod(int(example), 2)
-            source = self.corpus.side(direction, pair)
-            target = self.corpus.side(1 - direction, pair)
+        for source, target, direction in self._sides(np.asarray(examples, dtype=np.int64), epoch):
             sources.append(np.concatenate([[self.language_ids[1 - direction]], source, [self.model.eos_id]]))
             targets.append(np.concatenate([target, [self.model.eos_id]]))
         pad = self.model.pad_id
@@ -105,6 +116,17 @@ class Batches:
             torch.from_numpy(labels),
             int((labels != pad).sum()),
         )
+
+    def _sides(self, examples: npt.NDArray[np.int64], epoch: int) -> Iterator[tuple[Ids, Ids, int]]:
+        """Yield source and target of each example, without special tokens, and its direction."""
+        if self.augmentation is not None:
+            plan = self.augmentation.plan(examples, epoch)
+            for index, direction in enumerate((plan.examples % 2).tolist()):
+                yield *self.augmentation.example(plan, index), direction
+            return
+        for example in examples.tolist():
+            pair, direction = divmod(example, 2)
+            yield self.corpus.side(direction, pair), self.corpus.side(1 - direction, pair), direction
 
     def _sample_pairs(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
         """Repeat or drop pairs by their file's weight; the fraction is drawn anew in each epoch."""
@@ -158,7 +180,7 @@ def steps(
             # With fewer batches than ranks the first ones are seen again, so that no rank is ever without work.
             chosen = [order[(step * per_step + rank + world_size * i) % len(order)] for i in range(accumulation_steps)]
             after = Position(epoch, step + 1) if step + 1 < num_steps else Position(epoch + 1, 0)
-            yield [batches.collate(examples) for examples in chosen], after
+            yield [batches.collate(examples, epoch) for examples in chosen], after
         epoch, done = epoch + 1, 0
 
 

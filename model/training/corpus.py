@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import unicodedata
 import zipfile
 from array import array
 from collections import Counter
@@ -15,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from model.config import DataConfig, config_to_mapping
+from model.config import config_to_mapping
 from model.errors import CorpusError
 from model.text.tokenizer import Tokenizer, normalize
+from model.training.filters import PairFilter, rejection
 from model.training.text_file import read_lines
+from model.training_config import DataConfig
 
 IntArray = npt.NDArray[np.int32]
 _RULES_VERSION = 1
@@ -45,35 +46,6 @@ def read_sentences(paths: Iterable[Path]) -> Iterator[str]:
     for path in paths:
         for pair in read_pairs(path):
             yield from (side for side in pair if side)
-
-
-def rejection(first: str, second: str, max_ratio: float) -> str | None:
-    """Return why a pair of sides is unfit for training, or None when it is fit.
-
-    The rules need no language: both sides have letters, their lengths are comparable, they are not copies of more than
-    three words (names are copied, sentences are not), and neither has characters that a wrong decoding lost.
-
-    Args:
-        first: one side, normalised.
-        second: the other.
-        max_ratio: the longer side may have this times the characters of the shorter, plus 20.
-    """
-    if not first or not second:
-        return "empty side"
-    if not (_has_letter(first) and _has_letter(second)):
-        return "no letters"
-    longer, shorter = max(len(first), len(second)), min(len(first), len(second))
-    if longer > max_ratio * shorter + 20:
-        return "length ratio"
-    if first == second and len(first.split()) > 3:
-        return "copy"
-    if "\ufffd" in first or "\ufffd" in second:
-        return "damaged characters"
-    return None
-
-
-def _has_letter(text: str) -> bool:
-    return any(unicodedata.category(character).startswith("L") for character in text)
 
 
 @dataclass(frozen=True)
@@ -107,12 +79,54 @@ class Corpus:
 
 @dataclass(frozen=True)
 class SourceReport:
-    """What became of the lines of one corpus file."""
+    """What became of the lines of one corpus file.
+
+    Attributes:
+        path: as the configuration names it.
+        lines, kept: how many there were, and how many are left.
+        rejected: for each reason, how many lines fell out for it.
+    """
 
     path: str
     lines: int
     kept: int
     rejected: dict[str, int]
+
+
+class Fitness:
+    """The rules of a configuration, with a memory of the pairs that passed, over all files in their order."""
+
+    def __init__(self, config: DataConfig) -> None:
+        self._max_ratio = config.max_ratio
+        self._seen: set[bytes] = set()
+        self._further = None if config.filters is None else PairFilter(config.filters, config.languages)
+
+    def passes(self, first: str, second: str, rejected: Counter[str]) -> bool:
+        """Say whether a pair is fit for training; if not, count the reason."""
+        reason = rejection(first, second, self._max_ratio)
+        key = hashlib.blake2b(f"{first}\t{second}".encode(), digest_size=12).digest()
+        if reason is None and key in self._seen:
+            reason = "duplicate"
+        if reason is None and self._further is not None:
+            reason = self._further.rejection(first, second)
+        if reason is not None:
+            rejected[reason] += 1
+            return False
+        self._seen.add(key)
+        return True
+
+
+def file_hash(path: Path) -> str:
+    """Return the BLAKE2b hash (16 bytes, hexadecimal) of a file as it lies on disk.
+
+    Raises:
+        CorpusError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError as error:
+        raise CorpusError(f"cannot read {path}: {error.strerror}") from error
 
 
 def load_corpus(
@@ -133,13 +147,13 @@ def load_corpus(
     offsets = (array("q", [0]), array("q", [0]))
     source_of = array("i")
     reports: list[SourceReport] = []
-    seen: set[bytes] = set()
+    fitness = Fitness(config)
     for index, source in enumerate(config.sources):
         before, lines = len(source_of), 0
         rejected: Counter[str] = Counter()
         for block in _blocks(read_pairs(Path(config.directory) / source.path)):
             lines += len(block)
-            fit = _fit_pairs(block, config.max_ratio, seen, rejected)
+            fit = [pair for pair in block if fitness.passes(*pair, rejected)]
             for pair in _tokenize(fit, tokenizer, config.max_tokens, rejected):
                 for language, tokens in enumerate(pair):
                     ids[language].extend(tokens)
@@ -169,6 +183,8 @@ def fingerprint(config: DataConfig, tokenizer: Tokenizer) -> str:
     digest.update(tokenizer.serialized)
     plain = config_to_mapping(config)
     plain["sources"] = [source.path for source in config.sources]
+    if config.filters is None:
+        del plain["filters"]  # as in caches from before there were any
     digest.update(json.dumps(plain, sort_keys=True).encode())
     for source in config.sources:
         path = Path(config.directory) / source.path
@@ -189,23 +205,6 @@ def _blocks(pairs: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]
             block = []
     if block:
         yield block
-
-
-def _fit_pairs(
-    block: Sequence[tuple[str, str]], max_ratio: float, seen: set[bytes], rejected: Counter[str]
-) -> list[tuple[str, str]]:
-    fit = []
-    for first, second in block:
-        reason = rejection(first, second, max_ratio)
-        key = hashlib.blake2b(f"{first}\t{second}".encode(), digest_size=12).digest()
-        if reason is None and key in seen:
-            reason = "duplicate"
-        if reason is None:
-            seen.add(key)
-            fit.append((first, second))
-        else:
-            rejected[reason] += 1
-    return fit
 
 
 def _tokenize(

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.config import OptimizerConfig
 from model.errors import ConfigurationError
+from model.training_config import OptimizerConfig
 
 # Coefficients of the quintic Newton-Schulz iteration (Jordan et al. 2024, "Muon: an optimizer for hidden layers in
 # neural networks"): they drive all singular values to about one in five steps.

@@ -6,8 +6,9 @@ import dataclasses
 import tomllib
 from pathlib import Path
 
-from model.config import TrainingConfig, config_from_mapping
+from model.config import config_from_mapping
 from model.errors import ConfigurationError
+from model.training_config import TrainingConfig
 
 
 def load_recipe(path: Path) -> TrainingConfig:

@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.checkpoints.checkpoint import TOKENIZER_FILE, WEIGHTS_FILE, Checkpoint, save_checkpoint
-from model.config import ModelConfig, TrainingConfig, config_from_mapping, config_to_mapping
+from model.config import ModelConfig, config_from_mapping, config_to_mapping
 from model.errors import CheckpointError, ConfigurationError
 from model.text.tokenizer import Tokenizer
+from model.training_config import AugmentationConfig, TrainingConfig
 
 _STATE_FOLDER = "training"
 _RECIPE_FILE = "recipe.json"
@@ -36,6 +37,7 @@ class TrainingState:
         epoch, step_of_epoch: position in the data.
         average: the moving average of the weights, None without one.
         average_updates: steps that the average has seen.
+        markers: which special tokens in a source the weights knew before the run began.
     """
 
     weights: Mapping[str, Tensor]
@@ -44,6 +46,7 @@ class TrainingState:
     step_of_epoch: int
     average: Mapping[str, Tensor] | None
     average_updates: int
+    markers: tuple[str, ...] = ()
 
 
 class RunDirectory:
@@ -57,7 +60,8 @@ class RunDirectory:
         """Compare a recipe with the one that the run began with; a run without a checkpoint has not begun.
 
         Raises:
-            ConfigurationError: network, tokeniser, seed or batch size differ: the run would lose its meaning.
+            ConfigurationError: network, tokeniser, seed, batch size or augmentation differ: the run would lose its
+                meaning.
         """
         newest, file = self.newest_path(), self.path / _RECIPE_FILE
         if newest is None or not file.exists():
@@ -68,6 +72,11 @@ class RunDirectory:
         for name in _MUST_STAY:
             if getattr(config, name) != before[name]:
                 raise ConfigurationError(name, f"must be {before[name]} {rule}", getattr(config, name))
+        augmentation = config_from_mapping(AugmentationConfig, before.get("augmentation", {}), "augmentation.")
+        if config.augmentation != augmentation:
+            raise ConfigurationError(
+                "augmentation", f"must be {augmentation.shares} {rule}", config.augmentation.shares
+            )
         if (newest / TOKENIZER_FILE).read_bytes() != tokenizer.serialized:
             raise ConfigurationError("tokenizer", f"must be the same {rule}", config.tokenizer)
 
@@ -125,6 +134,7 @@ class RunDirectory:
                 step_of_epoch=progress["step_of_epoch"],
                 average=average,
                 average_updates=progress["average_updates"],
+                markers=tuple(progress.get("markers", ())),
             )
         except Exception as error:  # torch.load and safetensors raise many types for damaged files
             raise CheckpointError(f"cannot resume from {path}: {error}") from error
@@ -142,6 +152,7 @@ def _write_state(folder: Path, state: TrainingState) -> None:
         "step_of_epoch": state.step_of_epoch,
         "average_updates": state.average_updates,
         "averaged": state.average is not None,
+        "markers": list(state.markers),
     }
     (folder / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
 

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from model.config import TrainingConfig
 from model.training.corpus import SourceReport
+from model.training_config import TrainingConfig
 
 
 @dataclass(frozen=True)

@@ -45,11 +45,11 @@ def shortlist(
     Every hundredth pair is kept back; how much of it the short-lists cover is shown.
     """
     from model.checkpoints.checkpoint import SHORTLIST_FILE, load_checkpoint, save_shortlist
-    from model.config import DataConfig, SourceConfig
     from model.generation.shortlist import Shortlist
     from model.training.corpus import load_corpus
     from model.training.lexicon import bounded
     from model.training.shortlist_arrays import estimate_shortlist, measure_coverage, split_held_out
+    from model.training_config import DataConfig, SourceConfig
 
     tokenizer = load_checkpoint(model).tokenizer
     for code in languages:

@@ -9,21 +9,24 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from model.checkpoints.checkpoint import Checkpoint, load_checkpoint, load_weights
-from model.config import TrainingConfig
 from model.errors import ConfigurationError, TrainingDivergedError
 from model.text.tokenizer import Tokenizer
+from model.training.augmentation import Augmentation
 from model.training.batching import Batch, Batches, Position, steps
-from model.training.corpus import load_corpus
+from model.training.corpus import Corpus, file_hash, fingerprint, load_corpus
 from model.training.distributed import Ranks, join_ranks
 from model.training.loss import linear_cross_entropy
 from model.training.optimizer import Optimizer, WeightAverage
 from model.training.run_directory import RunDirectory, TrainingState, require_same_network
 from model.training.run_log import RunLog, StepMetrics
+from model.training.word_lexicon import load_word_lexicon
+from model.training_config import TrainingConfig
 from model.transformer import Transformer
 
 Evaluate = Callable[[Checkpoint, TrainingConfig], tuple[dict[str, float], list[tuple[str, str]]]]
@@ -82,6 +85,8 @@ class Trainer:
         self.optimizer = Optimizer(self.network, config.optimizer)
         self.average: WeightAverage | None = None
         self.position = Position()
+        self._initial_markers: tuple[str, ...] = ()
+        self._hashes: dict[str, dict[str, str]] = {}
         self._load_weights()
         self.log = RunLog(
             self.run.path,
@@ -137,12 +142,23 @@ class Trainer:
         return StepMetrics(self.ranks.sum(totals), tokens, norm, learning_rate)
 
     def checkpoint(self) -> Checkpoint:
-        """Return the averaged weights (or the current ones) as a checkpoint."""
+        """Return the averaged weights (or the current ones) as a checkpoint.
+
+        Its metadata says which files, by their hashes, the run reads, how their text is changed, and of which special
+        tokens in a source the weights know the meaning: those of this run and those of the weights that it began with.
+        """
         weights = self.average.weights if self.average is not None else dict(self.network.named_parameters())
-        metadata = {
+        metadata: dict[str, Any] = {
             "steps": self.optimizer.steps_done,
-            "data": [dataclasses.asdict(source) for source in self.config.data.sources],
+            "data": [
+                dataclasses.asdict(source) | self._hashes.get(source.path, {}) for source in self.config.data.sources
+            ],
         }
+        augmentation = self.config.augmentation
+        if augmentation.shares:
+            metadata["augmentation"] = augmentation.shares
+        if markers := sorted({*augmentation.markers, *self._initial_markers}):
+            metadata["markers"] = markers
         return Checkpoint(self.config.model, weights, self.tokenizer, metadata)
 
     def _seed_dropout(self) -> None:
@@ -167,6 +183,7 @@ class Trainer:
             load_weights(self.network, state.weights)
             self.optimizer.load_state_dict(state.optimizer)
             self.position = Position(state.epoch, state.step_of_epoch)
+            self._initial_markers = state.markers
         elif self.config.initial_checkpoint is not None:
             self._load_initial(Path(self.config.initial_checkpoint))
         if self.config.ema_decay:
@@ -181,6 +198,7 @@ class Trainer:
         if initial.tokenizer.serialized != self.tokenizer.serialized:
             raise ConfigurationError("tokenizer", f"must be the same {rule}", self.config.tokenizer)
         load_weights(self.network, initial.weights)
+        self._initial_markers = tuple(map(str, initial.metadata.get("markers", ())))
 
     def _load_batches(self) -> Batches:
         """Read the corpus; the main rank writes the cache before the others read it."""
@@ -188,10 +206,31 @@ class Trainer:
         if not self.ranks.is_main:
             self.ranks.barrier()
         corpus, reports = load_corpus(config.data, self.tokenizer, self.run.path / "cache")
+        directory = Path(config.data.directory)
+        self._hashes = {s.path: {"blake2b": file_hash(directory / s.path)} for s in config.data.sources}
+        augmentation = self._load_augmentation(corpus) if config.augmentation.shares else None
         if self.ranks.is_main:
             self.ranks.barrier()
         self.log.corpus(reports, len(corpus))
-        return Batches(corpus, self.tokenizer, config.model, config.data.languages, config.batch_tokens, config.seed)
+        return Batches(
+            corpus,
+            self.tokenizer,
+            config.model,
+            config.data.languages,
+            config.batch_tokens,
+            config.seed,
+            augmentation,
+        )
+
+    def _load_augmentation(self, corpus: Corpus) -> Augmentation:
+        """Prepare the changes of the text; a changed example is never longer than network and batch allow."""
+        config, data = self.config, self.config.data
+        lexicon = None
+        if config.augmentation.markers:
+            file = self.run.path / "cache" / f"words-{fingerprint(data, self.tokenizer)}.npz"
+            lexicon = load_word_lexicon(corpus, self.tokenizer, file)
+        limit = min(config.model.max_source_length, config.model.max_target_length, config.batch_tokens) - 2
+        return Augmentation(corpus, self.tokenizer, data.languages, config.augmentation, limit, config.seed, lexicon)
 
     def _after_step(self, *, stop: bool) -> None:
         """Write a checkpoint and measure it, where the recipe asks for it; a run's end always leaves a checkpoint."""
@@ -222,6 +261,7 @@ class Trainer:
                 step_of_epoch=self.position.step_of_epoch,
                 average=None if average is None else average.weights,
                 average_updates=0 if average is None else average.num_updates,
+                markers=self._initial_markers,
             )
             self.run.save(self.optimizer.steps_done, self.checkpoint(), state)
         self.ranks.barrier()

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.config import GenerationConfig, ModelConfig, OptimizerConfig
+from model.config import GenerationConfig, ModelConfig
 from model.generation.generate import GenerationInput, generate
 from model.training.optimizer import Optimizer, WeightAverage
 from model.training.trainer import TrainingNetwork
+from model.training_config import OptimizerConfig
 from model.transformer import Transformer
 
 PAD, BOS, EOS = 0, 2, 3

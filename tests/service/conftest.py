@@ -24,6 +24,7 @@ from model import (
     OverloadedError,
     RequestCancelledError,
     SegmentTranslation,
+    TextOptions,
     Translation,
 )
 
@@ -41,6 +42,8 @@ class StubWork:
     deadline_seconds: float | None
     target_prefix: str | None
     caller: str | None
+    options: TextOptions | None = None
+    on_segment: Callable[[int, SegmentTranslation], None] | None = None
     future: Future[Translation] = field(default_factory=Future)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -64,6 +67,8 @@ class StubWork:
             token_scores=(-0.25, -0.25),
             alternatives=tuple(others),
         )
+        if self.on_segment is not None:
+            self.on_segment(0, segment)
         self.future.set_result(
             Translation(
                 text=body,
@@ -112,16 +117,20 @@ class StubTranslator:
         target: str,
         config: GenerationConfig | None = None,
         *,
+        options: TextOptions | None = None,
         deadline_seconds: float | None = None,
         target_prefix: str | None = None,
         caller: str | None = None,
+        on_segment: Callable[[int, SegmentTranslation], None] | None = None,
     ) -> StubWork:
         """Take a text, or refuse it."""
         if self.refuses_after is not None and len(self.submitted) >= self.refuses_after:
             raise self.refusal
         if self.capacity is not None and self.num_open >= self.capacity:
             raise OverloadedError("the queue is full", 1.0)
-        work = StubWork(text, source, target, config or GenerationConfig(), deadline_seconds, target_prefix, caller)
+        work = StubWork(
+            text, source, target, config or GenerationConfig(), deadline_seconds, target_prefix, caller, options, on_segment
+        )
         self.submitted.append(work)
         if not self.holds:
             work.finish()

@@ -139,10 +139,6 @@ def test_languages_must_be_known(client: TestClient, code: Any) -> None:
     assert refusal(client, q="x", source=code, target="en") == f"{code} is not supported"
 
 
-def test_html_is_refused_until_it_can_be_done_faithfully(client: TestClient) -> None:
-    assert refusal(client, **FRENCH, format="html") == "html format is not supported"
-
-
 def test_a_pair_that_no_model_has(make_app: Callable[..., FastAPI], stub: StubTranslator) -> None:
     german = type(stub)(name="german", languages=("en", "de"))
     with TestClient(make_app([stub, german])) as client:
@@ -245,8 +241,8 @@ def test_frontend_settings(make_app: Callable[..., FastAPI]) -> None:
             "apiKeys": False,
             "keyRequired": False,
             "suggestions": False,
-            "filesTranslation": False,
-            "supportedFilesFormat": [],
+            "filesTranslation": True,
+            "supportedFilesFormat": list(client.app.state.service.documents.formats),  # type: ignore[attr-defined]
             "language": {
                 "source": {"code": "auto", "name": "Auto Detect"},
                 "target": {"code": "en", "name": "English"},

@@ -23,8 +23,8 @@ from tests.unit.stub_translator import Install, StubTranslator
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
-    *("translate", "serve", "shortlist", "tokenizer", "detector"),
-    *("train", "evaluate", "benchmark", "export", "doctor"),
+    *("translate", "serve", "shortlist", "tokenizer", "detector", "data"),
+    *("train", "evaluate", "calibrate", "benchmark", "export", "doctor"),
 ]
 CONFIGURATIONS: list[type] = [GenerationConfig, EngineConfig]
 
@@ -82,7 +82,7 @@ def test_options_are_documented_by_the_fields_they_set(kind: type) -> None:
     assert set(field_docs(kind)) == {field.name for field in dataclasses.fields(kind)}
     offered = {option.name for option in options_of(kind)}
     left_out = {field.name for field in dataclasses.fields(kind)} - offered
-    assert left_out <= {"target_prefix", "banned_tokens", "max_queued_requests"}
+    assert left_out <= {"target_prefix", "banned_tokens", "required_phrases", "max_queued_requests"}
 
 
 # translate
@@ -302,9 +302,9 @@ def test_a_closed_pipe_ends_the_filter_quietly() -> None:
 def test_serve_hands_its_options_to_the_service(
     install: Install, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    served: list[tuple[Any, dict[str, Any]]] = []
+    served: list[tuple[Any, Any]] = []
     install("app.main", create_app=lambda settings: ("app", settings))
-    install("uvicorn", run=lambda app, **options: served.append((app, options)))
+    install("app.server", run_server=lambda app, settings: served.append((app, settings)))
     monkeypatch.setenv("DRAGOMAN_PORT", "9000")
     monkeypatch.setenv("DRAGOMAN_HOST", "0.0.0.0")
     monkeypatch.setenv("DRAGOMAN_SHUTDOWN_TIMEOUT_SECONDS", "2.5")
@@ -312,12 +312,12 @@ def test_serve_hands_its_options_to_the_service(
         main(["serve", "--port", "9001", "--model", str(tmp_path), "--log-level", "warning", "--dtype", "bfloat16"])
         == 0
     )
-    [((name, settings), options)] = served
+    [((name, settings), given)] = served
     assert name == "app"
+    assert given is settings
     assert (settings.models, settings.log_level, settings.dtype) == ((tmp_path,), "warning", "bfloat16")
-    assert (options["host"], options["port"]) == ("0.0.0.0", 9001)
-    assert (options["log_config"], options["access_log"]) == (None, False)
-    assert options["timeout_graceful_shutdown"] == 3
+    assert (settings.host, settings.port) == ("0.0.0.0", 9001)
+    assert settings.shutdown_timeout_seconds == 2.5
 
 
 def test_serve_says_which_setting_is_wrong(
@@ -330,10 +330,10 @@ def test_serve_says_which_setting_is_wrong(
 
 
 def test_serve_listens_on_8000_by_default(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
-    served: list[dict[str, Any]] = []
+    served: list[Any] = []
     install("app.main", create_app=lambda settings: settings)
-    install("uvicorn", run=lambda _, **options: served.append(options))
+    install("app.server", run_server=lambda _, settings: served.append(settings))
     for name in [name for name in os.environ if name.startswith("DRAGOMAN_")]:
         monkeypatch.delenv(name)
     assert main(["serve"]) == 0
-    assert served[0]["port"] == 8000
+    assert served[0].port == 8000

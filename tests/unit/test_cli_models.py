@@ -14,10 +14,11 @@ from safetensors import safe_open
 
 from app.cli import main
 from model.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from model.config import EngineConfig, GenerationConfig, ModelConfig, TrainingConfig, config_from_mapping
+from model.config import EngineConfig, GenerationConfig, ModelConfig, config_from_mapping
 from model.errors import CheckpointError
 from model.evaluation.evaluate import EvaluationResult
 from model.text.tokenizer import Tokenizer, train_tokenizer
+from model.training_config import TrainingConfig
 from tests.unit.stub_translator import Install, StubTranslator
 
 
@@ -178,6 +179,7 @@ def test_evaluate_scores_a_pair_of_files(
         "chrf_signature": "chrf|2",
         "seconds": 1.5,
         "warnings": 0,
+        "warning_codes": {},
     }
 
 

@@ -14,19 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model import config as config_module
-from model.config import (
+from model import training_config as training_config_module
+from model.config import EngineConfig, GenerationConfig, ModelConfig, config_from_mapping, config_to_mapping
+from model.errors import ConfigurationError, InvalidOptionError
+from model.training_config import (
+    AugmentationConfig,
     DataConfig,
-    EngineConfig,
     EvaluationConfig,
-    GenerationConfig,
-    ModelConfig,
+    FilterConfig,
     OptimizerConfig,
     SourceConfig,
     TrainingConfig,
-    config_from_mapping,
-    config_to_mapping,
 )
-from model.errors import ConfigurationError, InvalidOptionError
 
 SOURCES = (SourceConfig("a.tsv"), SourceConfig("b.tsv.xz", weight=0.5))
 SMALLEST: dict[type, dict[str, Any]] = {
@@ -35,6 +34,8 @@ SMALLEST: dict[type, dict[str, Any]] = {
     EngineConfig: {},
     SourceConfig: {"path": "a.tsv"},
     DataConfig: {"directory": "data", "sources": SOURCES},
+    AugmentationConfig: {},
+    FilterConfig: {},
     OptimizerConfig: {},
     EvaluationConfig: {"directory": "dev", "sets": ("tatoeba",)},
     TrainingConfig: {
@@ -91,6 +92,19 @@ BROKEN: list[tuple[type, dict[str, Any], str, str]] = [
     (DataConfig, {"languages": ("fr", "fr")}, "languages", "must be two different codes"),
     (DataConfig, {"max_tokens": 3}, "max_tokens", "must be at least 4"),
     (DataConfig, {"max_ratio": 1.0}, "max_ratio", "must be above 1"),
+    *(
+        (AugmentationConfig, {name: value}, name, "must be between 0 and 1")
+        for name in ("upper_case", "title_case", "lower_case", "no_final_punctuation", "typos", "joined")
+        for value in (-0.01, 1.01, NAN)
+    ),
+    *((AugmentationConfig, {name: 1.5}, name, "must be between 0 and 1") for name in ("placeholders", "terms")),
+    *(
+        (FilterConfig, {name: value}, name, "must be between 0 and 1")
+        for name in ("min_letters", "language_confidence")
+        for value in (-0.1, 1.1, NAN)
+    ),
+    (FilterConfig, {"max_family": -1}, "max_family", "must not be negative"),
+    (AugmentationConfig, {"upper_case": 0.5, "lower_case": 0.6}, "upper_case", "must be at most 1 with title_case"),
     (OptimizerConfig, {"name": "sgd"}, "name", "must be one of adamw, muon"),
     (OptimizerConfig, {"schedule": "step"}, "schedule", "must be one of cosine, inverse_sqrt, linear"),
     *(
@@ -310,9 +324,11 @@ def test_nested_errors_say_where(change: dict[str, Any], name: str, rule: str) -
 
 
 def test_every_setting_has_a_sentence_under_it() -> None:
-    assert config_module.__file__ is not None
-    tree = ast.parse(Path(config_module.__file__).read_text(encoding="utf-8"))
-    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    classes: list[ast.ClassDef] = []
+    for module in (config_module, training_config_module):
+        assert module.__file__ is not None
+        tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+        classes += [node for node in tree.body if isinstance(node, ast.ClassDef)]
     assert len(classes) == len(SMALLEST)
     for node in classes:
         for field, below in zip(node.body, node.body[1:], strict=False):

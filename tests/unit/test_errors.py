@@ -44,7 +44,7 @@ def test_the_drawing_is_the_tree() -> None:
         if kind.__module__ == errors.__name__
     }
     assert drawn_tree() == actual
-    assert len(actual) == 15
+    assert len(actual) == 16
 
 
 def test_who_catches_what() -> None:

@@ -51,19 +51,21 @@ class UpperCaser:
         self, texts: list[str], source: str, target: str, config: GenerationConfig | None
     ) -> Sequence[SimpleNamespace]:
         self.asked.append((texts, source, target, config))
-        return [SimpleNamespace(text=text.upper(), warnings=(1,) if "?" in text else ()) for text in texts]
+        warning = SimpleNamespace(code="copied")
+        return [SimpleNamespace(text=text.upper(), warnings=(warning,) * text.count("?")) for text in texts]
 
 
 def test_evaluate_pairs_translates_all_lines_and_counts_warnings() -> None:
     stub = UpperCaser()
     config = GenerationConfig(beam_size=2)
     result = evaluate_pairs(
-        cast(Translator, stub), ["a b c d", "e f g h?"], ["A B C D", "E F G H?"], "fr", "en", config
+        cast(Translator, stub), ["a b c d", "e f g h??"], ["A B C D", "E F G H??"], "fr", "en", config
     )
-    assert stub.asked == [(["a b c d", "e f g h?"], "fr", "en", config)]
-    assert result.hypotheses == ("A B C D", "E F G H?")
+    assert stub.asked == [(["a b c d", "e f g h??"], "fr", "en", config)]
+    assert result.hypotheses == ("A B C D", "E F G H??")
     assert result.bleu == pytest.approx(100)
     assert result.warnings == 1
+    assert result.warning_codes == {"copied": 1}
     assert result.seconds >= 0
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import zstandard
 
-from model.config import DataConfig, SourceConfig
 from model.errors import CorpusError
 from model.text.tokenizer import Tokenizer, train_tokenizer
 from model.training import corpus as corpus_module
@@ -29,8 +28,9 @@ from model.training.corpus import (
     load_corpus,
     read_pairs,
     read_sentences,
-    rejection,
 )
+from model.training.filters import rejection
+from model.training_config import DataConfig, SourceConfig
 from tests.unit.tiny_training import sentence_pairs, tokenizer, write_pairs
 
 TEXT = "Bonjour à tous.\tHello everyone.\nÇa va ?\tHow are you?\n".encode()

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from model.config import OptimizerConfig, TrainingConfig, config_to_mapping
+from model.config import config_to_mapping
 from model.training.distributed import Ranks, join_ranks
 from model.training.trainer import Trainer
+from model.training_config import OptimizerConfig, TrainingConfig
 from tests.unit.tiny_training import model_config, one_cpu_thread, recipe
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +29,8 @@ NUM_STEPS = 8
 STOP_AFTER = 3
 RANK_PROGRAM = f"""
 import json, os, signal, sys
-from model.config import TrainingConfig, config_from_mapping
+from model.config import config_from_mapping
+from model.training_config import TrainingConfig
 from model.training.trainer import Trainer
 
 config = config_from_mapping(TrainingConfig, json.load(open(sys.argv[1])))

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.config import OptimizerConfig
 from model.errors import ConfigurationError
 from model.training.optimizer import Muon, Optimizer, WeightAverage, learning_rate_factor, orthogonalize
+from model.training_config import OptimizerConfig
 from model.transformer import Transformer
 from tests.unit.tiny_training import model_config, one_cpu_thread
 

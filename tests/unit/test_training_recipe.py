@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from model.config import SourceConfig
 from model.errors import ConfigurationError
 from model.training.recipe import load_recipe
+from model.training_config import SourceConfig
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TEXT = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor
 
 from model.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from model.config import EvaluationConfig, OptimizerConfig, TrainingConfig, config_to_mapping
+from model.config import config_to_mapping
 from model.errors import CheckpointError, ConfigurationError, TrainingDivergedError
 from model.text.tokenizer import train_tokenizer
 from model.training.trainer import Trainer, TrainingNetwork
+from model.training_config import EvaluationConfig, OptimizerConfig, TrainingConfig
 from tests.unit.tiny_training import (
     after_each_step,
     all_equal,
@@ -130,7 +132,8 @@ def test_checkpoint_holds_the_average_and_the_state_beside_it(tmp_path: Path) ->
     stored = load_checkpoint(folder)
     assert stored.config == config.model
     assert stored.tokenizer.serialized == tokenizer().serialized
-    assert stored.metadata == {"steps": 12, "data": [{"path": "pairs.tsv", "weight": 1.0}]}
+    digest = hashlib.blake2b((tmp_path / "data" / "pairs.tsv").read_bytes(), digest_size=16).hexdigest()
+    assert stored.metadata == {"steps": 12, "data": [{"path": "pairs.tsv", "weight": 1.0, "blake2b": digest}]}
     assert all_equal(dict(stored.weights), trainer.average.weights)
     state = trainer.run.newest()
     assert state is not None

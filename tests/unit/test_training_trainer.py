@@ -245,7 +245,8 @@ def test_sigterm_ends_a_run_with_a_checkpoint(tmp_path: Path) -> None:
     file.write_text(json.dumps(config_to_mapping(config)), encoding="utf-8")
     script = (
         "import json, sys, torch; torch.set_num_threads(1)\n"
-        "from model.config import TrainingConfig, config_from_mapping\n"
+        "from model.config import config_from_mapping\n"
+        "from model.training_config import TrainingConfig\n"
         "from model.training.trainer import Trainer\n"
         "trainer = Trainer(config_from_mapping(TrainingConfig, json.load(open(sys.argv[1]))), show_progress=False)\n"
         "plain = trainer.log.step\n"

@@ -17,12 +17,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.config import DataConfig, ModelConfig, OptimizerConfig, SourceConfig, TrainingConfig
+from model.config import ModelConfig
 from model.text.tokenizer import Tokenizer, train_tokenizer
 from model.training.batching import Batch, Batches
 from model.training.corpus import load_corpus
 from model.training.run_log import StepMetrics
 from model.training.trainer import Trainer
+from model.training_config import DataConfig, OptimizerConfig, SourceConfig, TrainingConfig
 
 VOCAB_SIZE = 320
 NOT_REPEATED = ("time", "tokens_per_second")

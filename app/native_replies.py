@@ -1,0 +1,97 @@
+"""Puts results of the translator into the native face's shapes; it decides nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from app.dependencies import FinishedText
+from app.schemas import (
+    AlignedWords,
+    DetectedLanguage,
+    GlossaryHitReply,
+    RatedWord,
+    SegmentReply,
+    TranslateRequest,
+    TranslationReply,
+    WarningReply,
+)
+
+if TYPE_CHECKING:
+    from model import Detection, SegmentTranslation
+
+
+def translation_reply(index: int, item: FinishedText, body: TranslateRequest) -> TranslationReply:
+    """Return one text's result, as far as the request asked for it."""
+    translation = item.translation
+    return TranslationReply(
+        index=index,
+        text=item.text,
+        source=item.source,
+        target=item.plan.target,
+        detected=None if item.detected is None else detected_language(item.detected),
+        alternatives=item.alternatives,
+        score=None if translation is None else translation.score,
+        segments=[] if translation is None else [segment_reply(part, body) for part in translation.segments],
+        finish_reason="unchanged" if translation is None else translation.finish_reason,
+        warnings=[]
+        if translation is None
+        else [
+            WarningReply(
+                code=warning.code, message=warning.message, start=warning.start, end=warning.end, unit=warning.unit
+            )
+            for warning in translation.warnings
+        ],
+        quality=None if translation is None else translation.quality,
+        glossary_hits=[]
+        if translation is None
+        else [
+            GlossaryHitReply(
+                source=hit.source,
+                target=hit.target,
+                start=hit.start,
+                end=hit.end,
+                status=hit.status,
+                reason=hit.reason,
+                glossary=hit.glossary_id,
+            )
+            for hit in translation.glossary_hits
+        ],
+    )
+
+
+def segment_reply(part: SegmentTranslation, body: TranslateRequest) -> SegmentReply:
+    """Return one segment's result, as far as the request asked for it."""
+    with_tokens = body.options.return_token_scores
+    return SegmentReply(
+        unit=part.unit,
+        start=part.start,
+        end=part.end,
+        target_start=part.target_start,
+        target_end=part.target_end,
+        source=part.source,
+        text=part.text,
+        alternatives=list(part.alternatives),
+        score=part.score,
+        token_ids=list(part.token_ids) if with_tokens else None,
+        token_scores=list(part.token_scores) if with_tokens else None,
+        alignment=_alignment(part) if body.return_alignment else None,
+        quality=part.quality,
+        words=[RatedWord(start=word.start, end=word.end, quality=word.quality) for word in part.words]
+        if body.return_quality
+        else None,
+    )
+
+
+def detected_language(guess: Detection) -> DetectedLanguage:
+    """Return one guess of the detector."""
+    return DetectedLanguage(language=guess.language, confidence=guess.confidence)
+
+
+def _alignment(part: SegmentTranslation) -> list[AlignedWords]:
+    if part.alignment is None:
+        return []
+    pairs = ((part.alignment.source_words[i], part.alignment.target_words[j]) for i, j in part.alignment.links)
+    return [
+        AlignedWords(source_start=source[0], source_end=source[1], target_start=target[0], target_end=target[1])
+        for source, target in pairs
+    ]

@@ -1,0 +1,1 @@
+"""Files in bytes to the texts in them and back; one file a family of formats, and nothing here translates."""
