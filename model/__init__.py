@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from model.errors import UnavailableError as UnavailableError
     from model.errors import UnsupportedLanguageError as UnsupportedLanguageError
     from model.options import TextOptions as TextOptions
+    from model.pipeline.pending import PendingTranslation as PendingTranslation
     from model.text.glossary import Glossary as Glossary
     from model.text.glossary import GlossaryHit as GlossaryHit
     from model.text.languages import Detection as Detection
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from model.text.languages import resolve as resolve
     from model.text.markup.options import MarkupOptions as MarkupOptions
     from model.text.protection import Protection as Protection
-    from model.pipeline.pending import PendingTranslation as PendingTranslation
     from model.translation import SegmentTranslation as SegmentTranslation
     from model.translation import Translation as Translation
     from model.translation import TranslationWarning as TranslationWarning

@@ -17,14 +17,16 @@ from model.config import EngineConfig, GenerationConfig
 from model.engine.engine import Engine
 from model.engine.stats import EngineObserver, EngineStats
 from model.errors import CheckpointError, InvalidTextError
+from model.generation.quality import Calibration
 from model.generation.shortlist import Shortlist
 from model.options import TextOptions
 from model.pipeline.assembly import Assembly
 from model.pipeline.flow import SegmentFlow
 from model.pipeline.pending import Flow, PendingTranslation, SegmentObserver
 from model.pipeline.preparation import Document, PreparedText, prepare, read_document
-from model.pipeline.reading import Reader
+from model.pipeline.reading import PLACEHOLDERS, Reader
 from model.text.languages import Detection, LanguageDetector, resolve
+from model.text.tokenizer import PLACEHOLDERS as PLACEHOLDER_CHARACTERS
 from model.transformer import Transformer
 from model.translation import Translation
 
@@ -71,8 +73,8 @@ class Translator:
         self._detector = LanguageDetector()
         self._network = network
         self._markers = frozenset(map(str, checkpoint.metadata.get("markers") or ()))
-        free: set[int] = set()
-        banned = sorted(self.tokenizer.special_ids - {self.config.eos_id} - free)
+        self._calibration = Calibration.from_metadata(checkpoint.metadata)
+        banned = sorted(self.tokenizer.special_ids - {self.config.eos_id} - self._placeholder_ids())
         shortlist = None
         if checkpoint.shortlist is not None:
             shortlist = Shortlist(checkpoint.shortlist, self.config.vocab_size, self.config.eos_id)
@@ -233,6 +235,13 @@ class Translator:
                 return
             item.future.result()
 
+    def _placeholder_ids(self) -> set[int]:
+        """Return the tokens of placeholders, where the model has learnt to write them."""
+        if PLACEHOLDERS not in self._markers:
+            return set()
+        ids = {i for marker in PLACEHOLDER_CHARACTERS for i in self.tokenizer.encode_target_marked(marker)}
+        return ids & self.tokenizer.special_ids
+
     def _source(self, document: Document, source: str | None, target: str) -> tuple[str, Detection | None]:
         """Return the source language, and the detection where it was left open; a text without letters has none."""
         if source is not None and source != AUTO:
@@ -241,7 +250,7 @@ class Translator:
         return (detections[0].language, detections[0]) if detections else (target, None)
 
     def _reader(self, source: str, target: str) -> Reader:
-        return Reader(self._network, self.tokenizer, self._detector, source, target, self._markers)
+        return Reader(self._network, self.tokenizer, self._detector, source, target, self._markers, self._calibration)
 
     def _flows(
         self,

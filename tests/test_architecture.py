@@ -15,76 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.architecture_plan import ARROWS, FORBIDDEN
+
 ROOT = Path(__file__).parents[1]
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 70
-
-ARROWS: dict[str, set[str]] = {
-    "model.errors": set(),
-    "model.config": {"model.errors"},
-    "model.training_config": {"model.config"},
-    "model.text": {"model.config"},
-    "model.documents": {"model.errors"},
-    "model.transformer": {"model.config"},
-    "model.generation": {"model.transformer"},
-    "model.kernels": {"model.generation"},
-    "model.graphs": {"model.generation"},
-    "model.engine": {"model.kernels", "model.graphs"},
-    "model.checkpoints": {"model.text", "model.transformer"},
-    "model.options": {"model.text"},
-    "model.translation": {"model.text"},
-    "model.pipeline": {"model.options", "model.translation", "model.generation"},
-    "model.explanation": {"model.text", "model.generation"},
-    "model.translator": {"model.pipeline", "model.engine", "model.checkpoints", "model.explanation"},
-    "model.evaluation": {"model.translator", "model.training_config"},
-    "model.training": {"model.evaluation"},
-    "model": {"model.translator", "model.documents"},
-    "model.line_filter": {"model.pipeline"},
-    "model.config_options": {"model.config"},
-    "model.doctor": {"model.evaluation"},
-    "model.cli": {"model.training", "model.line_filter", "model.config_options", "model.doctor"},
-    "app": set(),
-    "app.settings": {"model"},
-    "app.schemas": {"model"},
-    "app.metrics": {"model"},
-    "app.errors": {"app.settings", "app.schemas", "app.metrics"},
-    "app.translators": {"app.settings", "app.metrics"},
-    "app.limits": {"app.errors", "app.translators"},
-    "app.logging": {"app.limits"},
-    "app.keys": {"model"},
-    "app.access": {"app.keys", "app.errors"},
-    "app.cache": {"app.metrics"},
-    "app.glossaries": {"app.keys", "app.errors"},
-    "app.deepl_schemas": {"model"},
-    "app.glossary_schemas": {"model"},
-    "app.suggestions": {"app.keys"},
-    "app.document_names": set(),
-    "app.document_options": {"model"},
-    "app.document_schemas": {"model"},
-    "app.portions": {"app.limits"},
-    "app.document_store": {"app.keys", "app.document_names"},
-    "app.documents": {"app.document_options", "app.document_store", "app.portions", "app.access"},
-    "app.files": {"model"},
-    "app.proxies": set(),
-    "app.dependencies": {"app.limits", "app.access", "app.cache", "app.documents", "app.glossaries", "app.suggestions"},
-    "app.routes": {"app.dependencies", "app.deepl_schemas", "app.document_schemas", "app.files", "app.glossary_schemas"},
-    "app.headers": {"app.logging"},
-    "app.tracing": {"app.settings"},
-    "app.main": {"app.routes", "app.logging", "app.cache", "app.headers", "app.proxies", "app.tracing"},
-    "app.server": {"app.settings"},
-    "app.key_commands": {"app.keys", "app.settings"},
-    "app.cli": {"app.main", "app.server", "app.key_commands", "model.cli"},
-}
-"""Each room, and the rooms right below it; it may import everything that can be reached from there."""
-
-FORBIDDEN: dict[str, set[str]] = {
-    "model": {"app", "fastapi", "starlette", "uvicorn", "pydantic", "pydantic_settings", "transformers"},
-    "model.text": {"torch"},
-    "model.engine.scheduler": {"torch", "numba"},
-    "model.config": {"torch"},
-    "model.errors": {"torch"},
-}
-"""Top-level names that a module, and everything inside it, must not import, wherever the import stands."""
 
 OTHER_WORDS = {"src": "source", "trg": "target", "tgt": "target", "nhead": "num_heads"}
 """Words of other code bases, alone or as a part of a name, and ours."""

@@ -192,7 +192,7 @@ def test_the_endpoints_in_the_table_exist() -> None:
 
     listed = {
         (method.lower(), path)
-        for method, path in re.findall(r"`(GET|POST) (/[\w/]*)`", section("A request and its answer"))
+        for method, path in re.findall(r"`(GET|POST|PUT|PATCH|DELETE) (/[\w/{}-]*)`", section("A request and its answer"))
     }
     document = create_app(Settings(), translators=[]).openapi()
     served = {(method, path) for path, methods in document["paths"].items() for method in methods}

@@ -215,9 +215,12 @@ def _language(code: str | None) -> str | None:
 def _options(body: TranslateRequest, glossaries: tuple[Glossary, ...]) -> TextOptions:
     """Return how the texts are to be read."""
     protect = body.protect
-    protection = Protection(patterns=tuple(protect.patterns), literals=tuple(protect.literals))
-    if protect.presets is not None:
-        protection = replace(protection, presets=tuple(protect.presets))
+    try:
+        protection = Protection(patterns=tuple(protect.patterns), literals=tuple(protect.literals))
+        if protect.presets is not None:
+            protection = replace(protection, presets=tuple(protect.presets))
+    except InvalidOptionError as error:
+        raise renamed(error, f"protect.{error.name}") from None
     return TextOptions(
         format=body.format,
         markup=MarkupOptions(tuple(body.ignore_tags), tuple(body.splitting_tags), tuple(body.non_splitting_tags)),
@@ -290,6 +293,4 @@ def _place(name: str) -> str:
     """Return where in the body a field is that the translator calls ``name``."""
     if name in GenerationOptions.model_fields:
         return f"options.{name}"
-    if name in ("presets", "patterns", "literals"):
-        return f"protect.{name}"
     return name if name in TranslateRequest.model_fields else "texts"

@@ -65,9 +65,10 @@ def paired_tests(
     tests = []
     for name in metrics:
         other, this = found[name]  # the baseline's comes first
-        assert not isinstance(other, str | None) and not isinstance(this, str | None)
+        assert not isinstance(other, str | None)
+        assert not isinstance(this, str | None)
         difference = float(this.score - other.score)
-        # sacrebleu counts resamples that differ by more, of which there are none where nothing differs: its p is 0 then.
+        # sacrebleu counts resamples that differ by more; where nothing differs there are none, and its p is about 0.
         p_value = float(this.p_value or 0.0) if difference else 1.0
         tests.append(PairedTest(name, float(other.score), difference, p_value))
     return tests[0], tests[1]

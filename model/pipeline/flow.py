@@ -82,7 +82,9 @@ class SegmentFlow:
         self._quality = quality
         self._pieces = segment.pieces()
         self._skipped: dict[int, str] = {}
-        self._marked, self._source_ids = self._mark(reader.knows_terms)
+        can_mark = reader.can_mark(segment.text)
+        self._placeholders = can_mark and reader.knows_placeholders and bool(segment.protected)
+        self._marked, self._source_ids = self._mark(can_mark and reader.knows_terms)
 
     def run(self) -> Flow:
         """Return the flow."""
@@ -96,8 +98,8 @@ class SegmentFlow:
         """Return the source as the model reads it; annotations that do not fit are left out."""
         reader, segment = self._reader, self.segment
         terms = segment.terms if annotate else ()
-        marked = mark_source(segment, reader.knows_placeholders, terms)
-        ids = reader.encode_source(marked.text)
+        marked = mark_source(segment, self._placeholders, terms)
+        ids = reader.encode_source(marked.text, marked=bool(marked.spans))
         if terms and len(ids) > reader.max_source_length:
             return self._mark(False)
         return marked, ids
@@ -168,11 +170,14 @@ class SegmentFlow:
     def _constrained(self, config: GenerationConfig, phrases: tuple[tuple[int, ...], ...]) -> GenerationConfig:
         if not phrases:
             return config
-        return dataclasses.replace(config, required_phrases=phrases, beam_size=max(config.beam_size, 4))
+        # A lower length penalty: the mean score would favour a phrase that is tacked on at the end.
+        penalty = min(config.length_penalty, 0.5)
+        beam = max(config.beam_size, 4)
+        return dataclasses.replace(config, required_phrases=phrases, beam_size=beam, length_penalty=penalty)
 
     def _phrases(self, pieces: Sequence[int], terms: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         reader = self._reader
-        phrases = [reader.placeholder_phrase(number, self._pieces[number]) for number in pieces]
+        phrases = [reader.placeholder_phrase(number) for number in pieces] if self._placeholders else []
         phrases += [tuple(reader.encode_target(self.segment.terms[number].target)) for number in terms]
         return tuple(phrases)
 
@@ -214,7 +219,7 @@ class SegmentFlow:
 
     def _read(self, hypothesis: Hypothesis) -> Candidate:
         reader, segment = self._reader, self.segment
-        if reader.knows_placeholders and self._pieces:
+        if self._placeholders:
             restored = restore_target(reader.decode_marked(hypothesis.token_ids), self._pieces)
         else:
             text = reader.decode(hypothesis.token_ids)

@@ -8,13 +8,7 @@ from dataclasses import dataclass
 
 from model.pipeline.preparation import PreparedSegment
 from model.text.glossary import TermMatch
-
-TERM_BEGIN, TERM_AS, TERM_END = "\ue010", "\ue011", "\ue012"
-
-
-def placeholder(number: int) -> str:
-    """Interim."""
-    return chr(0xE000 + number)
+from model.text.tokenizer import PLACEHOLDERS, TERM_AS, TERM_BEGIN, TERM_END
 
 
 @dataclass(frozen=True)
@@ -73,7 +67,7 @@ def mark_source(segment: PreparedSegment, placeholders: bool, terms: Sequence[Te
     """
     changes: list[tuple[int, int, str]] = []
     if placeholders:
-        changes += [(span.start, span.end, placeholder(number)) for number, span in enumerate(segment.protected)]
+        changes += [(span.start, span.end, PLACEHOLDERS[number]) for number, span in enumerate(segment.protected)]
     for term in terms:
         surface = segment.text[term.start : term.end]
         changes.append((term.start, term.end, f"{TERM_BEGIN}{surface}{TERM_AS}{term.target}{TERM_END}"))
@@ -83,7 +77,7 @@ def mark_source(segment: PreparedSegment, placeholders: bool, terms: Sequence[Te
 def restore_target(marked: str, pieces: Sequence[str]) -> RestoredText:
     """Put the protected pieces in the place of their placeholders in what the model wrote."""
     counts = Counter(marked)
-    numbers = {placeholder(number): number for number in range(len(pieces))}
+    numbers = {PLACEHOLDERS[number]: number for number in range(len(pieces))}
     missing = tuple(number for character, number in numbers.items() if counts[character] != 1)
     return _restored(marked, [(i, i + 1, numbers[c]) for i, c in enumerate(marked) if c in numbers], pieces, missing)
 

@@ -1,15 +1,20 @@
-"""One model's view of text: tokens with markers for one pair of languages, word alignment, quality; it decodes nothing."""
+"""One model's view of text: tokens with markers for one pair of languages, alignment, quality; it decodes nothing."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from model.generation.forced import ForcedDecoding, force_decode
+from model.generation.quality import Calibration, word_qualities
 from model.pipeline.markers import MarkedText
+from model.text.alignment import FloatArray, WordAlignment, align_words, piece_attention
 from model.text.languages import LanguageDetector
-from model.text.tokenizer import Tokenizer
+from model.text.tokenizer import MARKERS, Tokenizer
+from model.text.tokenizer import PLACEHOLDERS as PLACEHOLDER_CHARACTERS
 from model.transformer import Transformer
-from model.translation import SegmentTranslation
+from model.translation import SegmentTranslation, WordQuality
 
 PLACEHOLDERS = "placeholders"
 """Marker of a model that was trained with placeholder tokens."""
@@ -27,6 +32,7 @@ class Reader:
     source: str
     target: str
     markers: frozenset[str]
+    calibration: Calibration
 
     @property
     def knows_placeholders(self) -> bool:
@@ -49,9 +55,14 @@ class Reader:
         limit = self.max_source_length
         return len(text) <= 16 * limit and len(self.tokenizer.encode_source(text, self.target)) <= limit
 
-    def encode_source(self, marked: str) -> list[int]:
-        """Return the tokens of a source text with markers."""
-        return self.tokenizer.encode_source(marked, self.target)
+    def encode_source(self, text: str, *, marked: bool = False) -> list[int]:
+        """Return the tokens of a source text, with markers or without."""
+        encode = self.tokenizer.encode_source_marked if marked else self.tokenizer.encode_source
+        return encode(text, self.target)
+
+    def can_mark(self, text: str) -> bool:
+        """Whether markers can be put into a text: it must not have such characters of its own."""
+        return not any(marker in text for marker in MARKERS)
 
     def encode_target(self, text: str) -> list[int]:
         """Return the tokens of a target text."""
@@ -59,11 +70,16 @@ class Reader:
 
     def encode_prefix(self, prefix: str, pieces: Sequence[str]) -> list[int]:
         """Return the tokens of a target's beginning, which may hold some of the source's protected pieces."""
-        return self.tokenizer.encode_target(prefix)
+        if not (self.knows_placeholders and pieces):
+            return self.tokenizer.encode_target(prefix)
+        for number, piece in enumerate(pieces):
+            prefix = prefix.replace(piece, PLACEHOLDER_CHARACTERS[number], 1)
+        return self.tokenizer.encode_target_marked(prefix)
 
-    def placeholder_phrase(self, number: int, piece: str) -> tuple[int, ...]:
+    def placeholder_phrase(self, number: int) -> tuple[int, ...]:
         """Return the tokens that a target must have for a protected piece to be in it."""
-        return tuple(self.tokenizer.encode_target(piece))
+        ids = self.tokenizer.encode_target_marked(PLACEHOLDER_CHARACTERS[number])
+        return tuple(token_id for token_id in ids if token_id in self.tokenizer.special_ids)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of target tokens."""
@@ -71,10 +87,59 @@ class Reader:
 
     def decode_marked(self, token_ids: Sequence[int]) -> str:
         """Return the text of target tokens, with markers in it."""
-        return self.tokenizer.decode(token_ids)
+        return self.tokenizer.decode_marked(token_ids)
 
     def examine(
         self, result: SegmentTranslation, source: MarkedText, target: MarkedText, *, quality: bool
     ) -> SegmentTranslation:
-        """Return the result with its word alignment, and the words' quality if asked."""
-        return result
+        """Return the result with its word alignment, and the words' quality if asked.
+
+        The target is tokenised anew and scored by forced decoding, so that any target can be examined, whoever wrote
+        it; the network translates it back for the alignment in the other direction.
+
+        Args:
+            result: a translated segment.
+            source: what the model read.
+            target: what the model wrote, or what stands for it.
+            quality: whether to estimate the words' quality.
+        """
+        source_ids, source_spans = self.tokenizer.encode_with_spans(source.text, marked=bool(source.spans))
+        target_ids, target_spans = self.tokenizer.encode_with_spans(target.text, marked=bool(source.spans))
+        config = self.network.config
+        if (
+            not target_ids
+            or len(target_ids) >= config.max_target_length
+            or len(source_ids) + 2 > self.max_source_length
+        ):
+            return result
+        pairs = [([self.tokenizer.language_id(self.target), *source_ids, config.eos_id], target_ids)]
+        if len(target_ids) + 2 <= self.max_source_length and len(source_ids) < config.max_target_length:
+            pairs.append(([self.tokenizer.language_id(self.source), *target_ids, config.eos_id], source_ids))
+        forward, *backward = force_decode(self.network, pairs)
+        # The first and last source positions are the language and the end token, which are no part of the text.
+        attention = piece_attention(_weights(forward), len(target_ids))[:, 1:-1]
+        reverse = piece_attention(_weights(backward[0]), len(source_ids))[:, 1:-1] if backward else None
+        aligned = align_words(source.text, target.text, source_spans, target_spans, attention, reverse)
+        result = dataclasses.replace(result, alignment=_original(aligned, source, target))
+        if not quality:
+            return result
+        rates = word_qualities(aligned.target_words, target_spans, forward.token_log_probs, self.calibration)
+        words = tuple(
+            WordQuality(*target.original(*word), quality=round(rate, 4))
+            for word, rate in zip(aligned.target_words, rates, strict=True)
+        )
+        return dataclasses.replace(result, words=words, quality=round(sum(rates) / len(rates), 4) if rates else None)
+
+
+def _weights(decoding: ForcedDecoding) -> FloatArray:
+    assert decoding.cross_attention is not None, "it was asked for"
+    return decoding.cross_attention
+
+
+def _original(aligned: WordAlignment, source: MarkedText, target: MarkedText) -> WordAlignment:
+    """Return the alignment with the spans of what the marked texts stand for."""
+    return dataclasses.replace(
+        aligned,
+        source_words=tuple(source.original(*word) for word in aligned.source_words),
+        target_words=tuple(target.original(*word) for word in aligned.target_words),
+    )

@@ -129,7 +129,15 @@ class StubTranslator:
         if self.capacity is not None and self.num_open >= self.capacity:
             raise OverloadedError("the queue is full", 1.0)
         work = StubWork(
-            text, source, target, config or GenerationConfig(), deadline_seconds, target_prefix, caller, options, on_segment
+            text,
+            source,
+            target,
+            config or GenerationConfig(),
+            deadline_seconds,
+            target_prefix,
+            caller,
+            options,
+            on_segment,
         )
         self.submitted.append(work)
         if not self.holds:

@@ -38,6 +38,7 @@ def test_the_whole_reply(client: TestClient) -> None:
     assert translate(client, texts=["Bonjour"], source="fr") == {
         "translations": [
             {
+                "index": 0,
                 "text": "<en>Bonjour",
                 "source": "fr",
                 "target": "en",
@@ -46,17 +47,26 @@ def test_the_whole_reply(client: TestClient) -> None:
                 "score": -0.25,
                 "segments": [
                     {
+                        "unit": 0,
                         "start": 0,
                         "end": 7,
+                        "target_start": 0,
+                        "target_end": 0,
                         "source": "Bonjour",
                         "text": "<en>Bonjour",
+                        "alternatives": [],
                         "score": -0.25,
                         "token_ids": None,
                         "token_scores": None,
+                        "alignment": None,
+                        "quality": None,
+                        "words": None,
                     }
                 ],
                 "finish_reason": "end",
                 "warnings": [],
+                "quality": None,
+                "glossary_hits": [],
             }
         ],
         "usage": {"characters": 7, "source_tokens": 3, "target_tokens": 2},
@@ -113,7 +123,8 @@ def test_token_scores_on_request(client: TestClient) -> None:
 
 def test_every_generation_parameter_is_an_option_with_the_same_default() -> None:
     ours, theirs = GenerationOptions().config(), GenerationConfig()
-    names = {field.name for field in fields(GenerationConfig)} - {"target_prefix"}  # a text, beside the options
+    beside = {"target_prefix", "required_phrases"}  # given as text: a prefix, glossaries, protected parts
+    names = {field.name for field in fields(GenerationConfig)} - beside
     assert set(GenerationOptions.model_fields) == names
     assert ours == theirs
 
@@ -180,14 +191,18 @@ def test_detect(client: TestClient) -> None:
     ("body", "pointer", "rule"),
     [
         ({"target": "en"}, "#/texts", "Field required"),
-        ({"texts": "x"}, "#/target", "Field required"),
+        ({"texts": "x"}, "#/target", "must be given"),
+        ({"texts": "x", "target": "en", "targets": ["fr"]}, "#/target", "but not both"),
+        ({"texts": "x", "targets": []}, "#/targets", "1 to 16"),
         ({"texts": 5, "target": "en"}, "#/texts", "valid list"),
-        ({"texts": ["x", 5], "target": "en"}, "#/texts/1", "valid string"),
+        ({"texts": ["x", 5], "target": "en"}, "#/texts/1/str", "valid string"),
         ({"texts": None, "target": "en"}, "#/texts", "valid list"),
         ({"texts": "x", "target": ["en"]}, "#/target", "valid string"),
         ({"texts": "x", "target": "en", "source": 1}, "#/source", "valid string"),
         ({"texts": "x", "target": "en", "tagret": "en"}, "#/tagret", "not permitted"),
-        ({"texts": "x", "target": "en", "format": "html"}, "#/format", "'text'"),
+        ({"texts": "x", "target": "en", "format": "rtf"}, "#/format", "'text'"),
+        ({"texts": "x", "target": "en", "protect": {"patterns": ["("]}}, "#/protect/patterns/0", "regular"),
+        ({"texts": "x", "target": "en", "protect": {"presets": ["x"]}}, "#/protect/presets", "must be among"),
         ({"texts": "x", "target": "en", "options": {"beam_size": "4"}}, "#/options/beam_size", "valid integer"),
         ({"texts": "x", "target": "en", "options": {"sampling": 1}}, "#/options/sampling", "valid boolean"),
         ({"texts": "x", "target": "en", "options": {"beam": 4}}, "#/options/beam", "not permitted"),
@@ -212,7 +227,7 @@ def test_a_broken_rule_is_named_with_its_place(
 
 def test_every_broken_rule_is_named(client: TestClient) -> None:
     errors = problem(client, 422, options={"top_k": "a", "top_p": "b"})["errors"]
-    assert {error["pointer"] for error in errors} == {"#/texts", "#/target", "#/options/top_k", "#/options/top_p"}
+    assert {error["pointer"] for error in errors} == {"#/texts", "#/options/top_k", "#/options/top_p"}
 
 
 def test_unknown_paths_and_methods(client: TestClient) -> None:
