@@ -107,7 +107,7 @@ TextItems = Annotated[
         {
             "oneOf": [
                 {"type": "string"},
-                {"type": "array", "items": {"oneOf": [{"type": "string"}, TextItem.model_json_schema()]}},
+                {"type": "array", "items": {"oneOf": [{"type": "string"}, {"$ref": "#/components/schemas/TextItem"}]}},
             ]
         }
     ),

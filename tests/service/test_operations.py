@@ -225,8 +225,11 @@ def test_the_openapi_document(client: TestClient) -> None:
     assert "HTTPValidationError" not in json.dumps(document)
     replies = document["paths"]["/v1/translate"]["post"]["responses"]
     assert {status: list(reply["content"]) for status, reply in replies.items()} == {
-        "200": ["application/json"],
-        **{status: ["application/problem+json"] for status in ("400", "413", "415", "422", "503", "504")},
+        "200": ["application/json", "text/event-stream"],
+        **{
+            status: ["application/problem+json"]
+            for status in ("400", "401", "403", "404", "413", "415", "422", "429", "503", "504")
+        },
     }
     libre = document["paths"]["/translate"]["post"]["requestBody"]["content"]
     assert set(libre) == {"application/json", "application/x-www-form-urlencoded", "multipart/form-data"}
