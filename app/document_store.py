@@ -13,20 +13,16 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import sqlite3
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from app.keys import DATABASE_NAME
+from app.database import Database
 from model import ConfigurationError
 
 DocumentState = Literal["queued", "translating", "done", "error"]
 
-_BUSY_SECONDS = 10.0
 _SOURCE, _RESULT = "source", "result"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents (
@@ -138,24 +134,18 @@ class DocumentStore:
 
     def __init__(self, data_directory: Path) -> None:
         self.directory = data_directory / "documents"
-        self._lock = threading.Lock()
+        self._database = Database(data_directory, _SCHEMA, ("secure_delete = ON",))
         try:
-            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._connection = sqlite3.connect(
-                data_directory / DATABASE_NAME, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
-            )
-            for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON", "secure_delete = ON"):
-                self._connection.execute(f"PRAGMA {pragma}")
-            self._connection.executescript(_SCHEMA)
-        except (OSError, sqlite3.Error) as exception:
+            self.directory.mkdir(exist_ok=True, mode=0o700)
+        except OSError as exception:
+            self._database.close()
             raise ConfigurationError(
                 "data_directory", f"must be a folder for our database ({exception})", str(data_directory)
             ) from exception
 
     def close(self) -> None:
         """Close the database; closing twice is harmless."""
-        with self._lock:
-            self._connection.close()
+        self._database.close()
 
     def add(self, record: DocumentRecord, data: bytes) -> None:
         """Keep a new document; it is there for others once its row is, so the file comes first."""
@@ -164,7 +154,7 @@ class DocumentStore:
         _write(folder / _SOURCE, data)
         values = {field.name: getattr(record, field.name) for field in fields(record)}
         values["is_shared"] = int(record.is_shared)
-        with self._turn() as connection:
+        with self._database.turn() as connection:
             connection.execute(f"INSERT INTO documents ({_COLUMNS}) VALUES ({_PLACES})", values)  # noqa: S608
 
     def get(self, document_id: str) -> DocumentRecord | None:
@@ -185,7 +175,7 @@ class DocumentStore:
 
     def totals(self) -> tuple[int, int]:
         """Return how many documents are still to be translated, and how many bytes all documents have."""
-        with self._turn() as connection:
+        with self._database.turn() as connection:
             count, size = connection.execute(
                 "SELECT count(*) FILTER (WHERE state IN ('queued', 'translating')), ifnull(sum(num_bytes), 0)"
                 " FROM documents"
@@ -203,7 +193,7 @@ class DocumentStore:
         except BlockingIOError:
             file.close()
             return None
-        with self._turn() as connection:  # only now, since whoever had the lock may have finished it
+        with self._database.turn() as connection:  # only now, since whoever had the lock may have finished it
             connection.execute(
                 "UPDATE documents SET state = 'translating' WHERE id = ? AND state = 'queued'", (document_id,)
             )
@@ -215,7 +205,7 @@ class DocumentStore:
 
     def translations(self, document_id: str) -> Mapping[bytes, str]:
         """Return the texts that are done, by the digests of their sources."""
-        with self._turn() as connection:
+        with self._database.turn() as connection:
             rows = connection.execute(
                 "SELECT digest, translation FROM document_texts WHERE document = ?", (document_id,)
             ).fetchall()
@@ -223,7 +213,7 @@ class DocumentStore:
 
     def keep(self, document_id: str, translations: Iterable[tuple[bytes, str]], translated_characters: int) -> bool:
         """Keep texts that are done, by the digests of their sources; False if the document was deleted meanwhile."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             changed = connection.execute(
                 "UPDATE documents SET translated_characters = ? WHERE id = ?", (translated_characters, document_id)
             )
@@ -241,7 +231,7 @@ class DocumentStore:
         if not folder.is_dir():  # deleted meanwhile
             return
         _write(folder / _RESULT, result)
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             connection.execute(
                 "UPDATE documents SET state = 'done', suffix = ?, media_type = ?, num_bytes = ?, finished = ?,"
                 " translated_characters = characters WHERE id = ?",
@@ -252,7 +242,7 @@ class DocumentStore:
 
     def fail(self, document_id: str, error: str, time: float) -> None:
         """Note that a document cannot be translated; only the reason stays."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             connection.execute(
                 "UPDATE documents SET state = 'error', error = ?, num_bytes = 0, finished = ? WHERE id = ?",
                 (error, time, document_id),
@@ -269,7 +259,7 @@ class DocumentStore:
 
     def delete(self, document_id: str) -> bool:
         """Remove a document and everything that belongs to it; False if there was none."""
-        with self._turn() as connection:
+        with self._database.turn() as connection:
             deleted = connection.execute("DELETE FROM documents WHERE id = ?", (document_id,)).rowcount > 0
         shutil.rmtree(self._folder(document_id), ignore_errors=True)
         return deleted
@@ -279,7 +269,7 @@ class DocumentStore:
         old = self.over_before(time)
         for record in old:
             self.delete(record.id)
-        with self._turn() as connection:
+        with self._database.turn() as connection:
             known = {row[0] for row in connection.execute("SELECT id FROM documents")}
         for folder in self.directory.iterdir():
             # A folder without a row may be one that is just being added; its time tells.
@@ -293,27 +283,9 @@ class DocumentStore:
         return self.directory / document_id
 
     def _select(self, condition: str, *values: object) -> Sequence[DocumentRecord]:
-        with self._turn() as connection:
+        with self._database.turn() as connection:
             rows = connection.execute(f"SELECT {_COLUMNS} FROM documents WHERE {condition}", values).fetchall()  # noqa: S608
         return [_record(row) for row in rows]
-
-    @contextmanager
-    def _turn(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection to one thread at a time; every statement is a transaction of its own."""
-        with self._lock:
-            yield self._connection
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """The same with one transaction around all statements."""
-        with self._turn() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
 
 
 def _record(row: Sequence[object]) -> DocumentRecord:

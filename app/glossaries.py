@@ -7,13 +7,11 @@ a dictionary as a whole in one transaction, so that a reader never sees half of 
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
 import unicodedata
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,8 +19,8 @@ from typing import Literal
 
 import orjson
 
+from app.database import Database
 from app.errors import DICTIONARY_NOT_FOUND, GLOSSARY_NOT_FOUND, RequestError
-from app.keys import DATABASE_NAME
 from model import ConfigurationError, Glossary, InvalidRequestError
 
 MAX_NAME_BYTES = 1024
@@ -32,7 +30,6 @@ MAX_GLOSSARIES = 1000
 MAX_DICTIONARIES = 200
 """Most pairs of languages in one glossary."""
 
-_BUSY_SECONDS = 10.0
 _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS glossary_schema (version INTEGER NOT NULL) STRICT;
@@ -104,34 +101,25 @@ class GlossaryStore:
     """
 
     def __init__(self, data_directory: Path | None = None) -> None:
-        self._lock = threading.Lock()
         self._cache: OrderedDict[str, Glossary] = OrderedDict()
+        self._database = Database(data_directory, f"BEGIN IMMEDIATE;{_SCHEMA}COMMIT;")
         try:
-            if data_directory is not None:
-                data_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path = ":memory:" if data_directory is None else data_directory / DATABASE_NAME
-            self._connection = sqlite3.connect(
-                path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
-            )
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = NORMAL")
-            self._connection.execute("PRAGMA foreign_keys = ON")
-            self._connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}COMMIT;")
-            (version,) = self._connection.execute("SELECT version FROM glossary_schema").fetchone()
-        except (OSError, sqlite3.Error) as exception:
+            with self._database.turn() as connection:
+                (version,) = connection.execute("SELECT version FROM glossary_schema").fetchone()
+        except sqlite3.Error as exception:
+            self._database.close()
             raise ConfigurationError(
                 "data_directory", f"must be a folder for our database ({exception})", str(data_directory)
             ) from exception
         if version > _SCHEMA_VERSION:
-            self._connection.close()
+            self._database.close()
             raise ConfigurationError(
                 "data_directory", f"must have glossaries of version {_SCHEMA_VERSION} or before", version
             )
 
     def close(self) -> None:
         """Close the file; closing twice is harmless."""
-        with self._lock:
-            self._connection.close()
+        self._database.close()
 
     def create(self, owner: str, name: str, dictionaries: Sequence[Dictionary]) -> GlossaryInfo:
         """Keep a new glossary under a new id.
@@ -146,7 +134,7 @@ class GlossaryStore:
             raise InvalidRequestError("dictionaries", "must have each pair of languages once", len(dictionaries))
         glossary_id = str(uuid.uuid4())
         checked = [_checked(glossary_id, name, dictionary) for dictionary in dictionaries]
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             (count,) = connection.execute("SELECT count(*) FROM glossaries WHERE owner = ?", (owner,)).fetchone()
             if count >= MAX_GLOSSARIES:
                 raise InvalidRequestError("glossaries", f"must be at most {MAX_GLOSSARIES} of one owner", count + 1)
@@ -158,7 +146,7 @@ class GlossaryStore:
 
     def all_glossaries(self, owner: str) -> list[GlossaryInfo]:
         """Return the owner's glossaries, the oldest first."""
-        with self._turn() as connection:
+        with self._database.turn() as connection:
             rows = connection.execute(
                 "SELECT g.id, g.name, g.created, d.source_language, d.target_language, d.entry_count FROM glossaries g"
                 " LEFT JOIN glossary_dictionaries d ON d.glossary_id = g.id WHERE g.owner = ?"
@@ -181,7 +169,7 @@ class GlossaryStore:
         Raises:
             RequestError: of kind GLOSSARY_NOT_FOUND.
         """
-        with self._turn() as connection:
+        with self._database.turn() as connection:
             return _info(connection, owner, glossary_id)
 
     def read(self, owner: str, glossary_id: str, source: str, target: str) -> Glossary:
@@ -190,7 +178,7 @@ class GlossaryStore:
         Raises:
             RequestError: of kind GLOSSARY_NOT_FOUND or DICTIONARY_NOT_FOUND.
         """
-        with self._turn() as connection:
+        with self._database.turn() as connection:
             return self._read(connection, owner, glossary_id, source, target)
 
     def rename(self, owner: str, glossary_id: str, name: str) -> GlossaryInfo:
@@ -222,7 +210,7 @@ class GlossaryStore:
         """
         if name is not None:
             _check_name(name)
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             before = _info(connection, owner, glossary_id)
             if name is not None:
                 connection.execute("UPDATE glossaries SET name = ? WHERE id = ?", (name, glossary_id))
@@ -233,14 +221,14 @@ class GlossaryStore:
 
     def delete(self, owner: str, glossary_id: str) -> None:
         """Delete a glossary; raises as :meth:`get` does."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             deleted = connection.execute("DELETE FROM glossaries WHERE id = ? AND owner = ?", (glossary_id, owner))
             if not deleted.rowcount:
                 raise _no_glossary(glossary_id)
 
     def delete_dictionary(self, owner: str, glossary_id: str, source: str, target: str) -> None:
         """Delete one dictionary, and leave the glossary even if it was the last; raises as :meth:`read` does."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             _info(connection, owner, glossary_id)
             deleted = connection.execute(
                 "DELETE FROM glossary_dictionaries"
@@ -293,24 +281,6 @@ class GlossaryStore:
             return new
         merged = dict(orjson.loads(row[0])) | dict(new.entries)
         return _checked(glossary_id, name, Dictionary(dictionary.source, dictionary.target, list(merged.items())))
-
-    @contextmanager
-    def _turn(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection to one thread at a time."""
-        with self._lock:
-            yield self._connection
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection to one thread at a time; what it does is done as a whole, or undone if it raises."""
-        with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
 
 
 def parse_dictionary(text: str, entries_format: Literal["tsv", "csv"], source: str, target: str) -> Dictionary:

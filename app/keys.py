@@ -10,24 +10,21 @@ import hashlib
 import hmac
 import secrets
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from app.database import Database
 from model import ConfigurationError
 
-DATABASE_NAME = "dragoman.sqlite3"
 """File in the data directory; other parts of the service keep tables of their own in it."""
 KEY_PREFIX = "dragoman_"
 """What every key begins with, so that people and secret scanners recognise one."""
 
 _PERSON = b"dragoman-api-key"
 """Makes our hashes different from those of anybody else who hashes the same string."""
-_BUSY_SECONDS = 10.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS api_keys (
     id TEXT PRIMARY KEY,
@@ -111,26 +108,11 @@ class KeyStore:
     """
 
     def __init__(self, data_directory: Path) -> None:
-        self.path = data_directory / DATABASE_NAME
-        self._lock = threading.Lock()
-        try:
-            data_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._connection = sqlite3.connect(
-                self.path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
-            )
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = NORMAL")
-            self._connection.execute("PRAGMA foreign_keys = ON")
-            self._connection.executescript(_SCHEMA)
-        except (OSError, sqlite3.Error) as exception:
-            raise ConfigurationError(
-                "data_directory", f"must be a folder for our database ({exception})", str(data_directory)
-            ) from exception
+        self._database = Database(data_directory, _SCHEMA)
 
     def close(self) -> None:
         """Close the file; closing twice is harmless."""
-        with self._lock:
-            self._connection.close()
+        self._database.close()
 
     def create(self, key: ApiKey, secret: str) -> None:
         """Keep a new key; of ``secret`` only the hash.
@@ -141,7 +123,7 @@ class KeyStore:
         values = (key.id, hash_key(secret), key.name, key.created, key.expires, int(key.disabled), int(key.is_admin))
         limits = (key.characters_per_minute, key.requests_per_minute, key.characters_per_month)
         try:
-            with self._turn() as connection:
+            with self._database.turn() as connection:
                 connection.execute(
                     "INSERT INTO api_keys (id, hash, name, created, expires, disabled, is_admin,"
                     " characters_per_minute, requests_per_minute, characters_per_month)"
@@ -154,7 +136,7 @@ class KeyStore:
     def find(self, secret: str) -> ApiKey | None:
         """Return the key that ``secret`` is, None if there is no such key; whether it is valid is not looked at."""
         wanted = hash_key(secret)
-        with self._turn() as connection:
+        with self._database.turn() as connection:
             row = connection.execute(f"SELECT hash, {_COLUMNS} FROM api_keys WHERE hash = ?", (wanted,)).fetchone()  # noqa: S608
         if row is None or not hmac.compare_digest(row[0], wanted):
             return None
@@ -166,7 +148,7 @@ class KeyStore:
         Raises:
             ConfigurationError: there is none.
         """
-        with self._turn() as connection:
+        with self._database.turn() as connection:
             row = connection.execute(
                 f"SELECT {_COLUMNS} FROM api_keys WHERE id = ?1 OR name = ?1 ORDER BY id = ?1 DESC",  # noqa: S608
                 (name_or_id,),
@@ -177,23 +159,23 @@ class KeyStore:
 
     def all_keys(self) -> Sequence[ApiKey]:
         """Return all keys, the oldest first."""
-        with self._turn() as connection:
+        with self._database.turn() as connection:
             rows = connection.execute(f"SELECT {_COLUMNS} FROM api_keys ORDER BY created, id").fetchall()  # noqa: S608
         return [_key(row) for row in rows]
 
     def is_empty(self) -> bool:
         """Whether there is no key at all, not even one that is not valid."""
-        with self._turn() as connection:
+        with self._database.turn() as connection:
             return connection.execute("SELECT 1 FROM api_keys LIMIT 1").fetchone() is None
 
     def set_disabled(self, key_id: str, disabled: bool) -> None:
         """Let a key be refused from now on, or accepted again."""
-        with self._turn() as connection:
+        with self._database.turn() as connection:
             connection.execute("UPDATE api_keys SET disabled = ? WHERE id = ?", (int(disabled), key_id))
 
     def delete(self, key_id: str) -> None:
         """Forget a key and its usage."""
-        with self._turn() as connection:
+        with self._database.turn() as connection:
             connection.execute("DELETE FROM api_keys WHERE id = ?", (key_id,))
 
     def take(self, key_id: str, month: str, characters: int, limit: int = 0, requests: int = 1) -> bool:
@@ -202,7 +184,7 @@ class KeyStore:
         Returns:
             False if they would; nothing was added then.
         """
-        with self._turn() as connection:
+        with self._database.turn() as connection:
             changed = connection.execute(
                 "INSERT INTO api_key_usage (key_id, month, characters, requests)"
                 " SELECT id, ?2, ?3, ?5 FROM api_keys WHERE id = ?1 AND (?4 = 0 OR ?3 <= ?4)"
@@ -214,7 +196,7 @@ class KeyStore:
 
     def give_back(self, key_id: str, month: str, characters: int, requests: int = 1) -> None:
         """Take back what :meth:`take` added, for a request that was not answered."""
-        with self._turn() as connection:
+        with self._database.turn() as connection:
             connection.execute(
                 "UPDATE api_key_usage SET characters = max(0, characters - ?), requests = max(0, requests - ?)"
                 " WHERE key_id = ? AND month = ?",
@@ -223,7 +205,7 @@ class KeyStore:
 
     def usage(self, key_id: str, month: str) -> MonthlyUsage:
         """Return what a key used in a month."""
-        with self._turn() as connection:
+        with self._database.turn() as connection:
             row = connection.execute(
                 "SELECT characters, requests FROM api_key_usage WHERE key_id = ? AND month = ?", (key_id, month)
             ).fetchone()
@@ -231,17 +213,11 @@ class KeyStore:
 
     def history(self, key_id: str) -> Sequence[MonthlyUsage]:
         """Return what a key used in every month in which it was used, the first month first."""
-        with self._turn() as connection:
+        with self._database.turn() as connection:
             rows = connection.execute(
                 "SELECT month, characters, requests FROM api_key_usage WHERE key_id = ? ORDER BY month", (key_id,)
             ).fetchall()
         return [MonthlyUsage(*row) for row in rows]
-
-    @contextmanager
-    def _turn(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection to one thread at a time; every statement is a transaction of its own."""
-        with self._lock:
-            yield self._connection
 
 
 def _key(row: Sequence[object]) -> ApiKey:

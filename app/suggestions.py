@@ -5,20 +5,17 @@ They hold texts of users, so there is such a store only where the operator asked
 
 from __future__ import annotations
 
-import sqlite3
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from app.keys import DATABASE_NAME
+from app.database import Database
 from model import ConfigurationError, OverloadedError
 
 MAX_SUGGESTIONS = 100_000
 """Most suggestions that are kept; the operator may delete some to make room."""
 
-_BUSY_SECONDS = 10.0
 _RETRY_SECONDS = 3600.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS suggestions (
@@ -57,24 +54,11 @@ class SuggestionStore:
     def __init__(self, data_directory: Path | None) -> None:
         if data_directory is None:
             raise ConfigurationError("data_directory", "must be set when suggestions is", None)
-        self._lock = threading.Lock()
-        try:
-            data_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._connection = sqlite3.connect(
-                data_directory / DATABASE_NAME, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
-            )
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = NORMAL")
-            self._connection.executescript(_SCHEMA)
-        except (OSError, sqlite3.Error) as exception:
-            raise ConfigurationError(
-                "data_directory", f"must be a folder for our database ({exception})", str(data_directory)
-            ) from exception
+        self._database = Database(data_directory, _SCHEMA)
 
     def close(self) -> None:
         """Close the database; closing twice is harmless."""
-        with self._lock:
-            self._connection.close()
+        self._database.close()
 
     def add(self, suggestion: Suggestion) -> None:
         """Keep a suggestion; the same one is kept once.
@@ -82,11 +66,11 @@ class SuggestionStore:
         Raises:
             OverloadedError: there are MAX_SUGGESTIONS already.
         """
-        with self._lock:
-            (count,) = self._connection.execute("SELECT count(*) FROM suggestions").fetchone()
+        with self._database.turn() as connection:
+            (count,) = connection.execute("SELECT count(*) FROM suggestions").fetchone()
             if count >= MAX_SUGGESTIONS:
                 raise OverloadedError("there is no room for more suggestions", _RETRY_SECONDS)
-            self._connection.execute(
+            connection.execute(
                 "INSERT OR IGNORE INTO suggestions (text, suggestion, source, target, owner, created)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
                 (*astuple(suggestion), time.time()),
@@ -94,8 +78,8 @@ class SuggestionStore:
 
     def all_suggestions(self) -> Sequence[Suggestion]:
         """Return all suggestions, the oldest first."""
-        with self._lock:
-            rows = self._connection.execute(
+        with self._database.turn() as connection:
+            rows = connection.execute(
                 "SELECT text, suggestion, source, target, owner FROM suggestions ORDER BY id"
             ).fetchall()
         return [Suggestion(*row) for row in rows]

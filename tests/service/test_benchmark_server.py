@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from app.cli import main
@@ -20,6 +17,7 @@ from model.errors import UnavailableError
 from model.evaluation.benchmark import SENTENCES, Workload
 from model.evaluation.load import poisson_arrivals
 from model.evaluation.server import LoadSettings, measure_server
+from tests.service.running_server import serve
 
 if TYPE_CHECKING:
     from tests.service.conftest import StubTranslator
@@ -30,26 +28,10 @@ BOUND_MS = 60_000.0
 """A bound that nothing exceeds here, so that no test depends on speed."""
 
 
-@contextmanager
-def served(application: FastAPI) -> Iterator[str]:
-    """Serve on a free port in a thread; connections wait in the socket's queue until the service takes them."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
-        server = uvicorn.Server(uvicorn.Config(application, log_config=None, ws="none"))
-        thread = threading.Thread(target=server.run, args=([listening],))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
 @pytest.fixture
 def url(make_app: Callable[..., FastAPI]) -> Iterator[str]:
     """The address of a service around the stub."""
-    with served(make_app()) as address:
+    with serve(make_app()) as address:
         yield address
 
 
@@ -110,7 +92,7 @@ def test_an_address_where_nobody_listens_is_named() -> None:
 
 def test_an_unready_service_is_named(make_app: Callable[..., FastAPI], stub: StubTranslator) -> None:
     stub.calls.append("close")  # an engine that takes no requests
-    with served(make_app()) as address, pytest.raises(UnavailableError, match=r"readyz did not answer .*503"):
+    with serve(make_app()) as address, pytest.raises(UnavailableError, match=r"readyz did not answer .*503"):
         measure_server(address, WORKLOAD, GenerationConfig(), LoadSettings())
 
 

@@ -16,9 +16,10 @@ from starlette.testclient import TestClient
 
 import app.portions
 from app.access import Access, Caller
+from app.database import DATABASE_NAME
 from app.documents import FAILURE, DocumentService, NewDocument
 from app.errors import QUOTA_EXCEEDED, RequestError
-from app.keys import DATABASE_NAME, ApiKey, current_month
+from app.keys import ApiKey, current_month
 from app.metrics import Metrics
 from app.settings import Settings
 from app.translators import TranslatorRegistry

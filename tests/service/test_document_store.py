@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import app.portions
+from app.database import DATABASE_NAME
 from app.document_names import safe_name
 from app.document_options import read_options, write_options
 from app.document_store import DocumentRecord, DocumentStore
-from app.keys import DATABASE_NAME
 from app.portions import split_pieces
 from model import (
     ConfigurationError,

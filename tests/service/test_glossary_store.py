@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import app.glossaries
+from app.database import DATABASE_NAME
 from app.errors import DICTIONARY_NOT_FOUND, GLOSSARY_NOT_FOUND, Kind, RequestError
 from app.glossaries import Dictionary, DictionaryInfo, GlossaryStore, parse_dictionary
-from app.keys import DATABASE_NAME
 from model import ConfigurationError, InvalidRequestError
 
 ANIMALS = Dictionary("fr", "en", [("chat", "cat"), ("chien", "dog")])

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from app.cli import main
-from app.keys import DATABASE_NAME, KEY_PREFIX, ApiKey, KeyStore, current_month, generate_key
+from app.database import DATABASE_NAME
+from app.keys import KEY_PREFIX, ApiKey, KeyStore, current_month, generate_key
 from model import ConfigurationError
 
 Run = Callable[..., str]

@@ -13,7 +13,8 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from app.keys import DATABASE_NAME, ApiKey, generate_key
+from app.database import DATABASE_NAME
+from app.keys import ApiKey, generate_key
 from model import DecodingError, InvalidTextError
 
 if TYPE_CHECKING:
