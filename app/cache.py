@@ -14,15 +14,14 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from app.metrics import Metrics
 from model import DeadlineExceededError, RequestCancelledError
 
 if TYPE_CHECKING:
-    from model import GenerationConfig, SegmentTranslation, Translation
-
-    SegmentObserver = Callable[[int, SegmentTranslation], None]
+    from app.translators import PendingTranslation, SegmentObserver
+    from model import GenerationConfig, Translation
 
 _ENTRY_BYTES = 300
 """What an entry takes beside its translation: the key, the links of the dictionary."""
@@ -31,17 +30,6 @@ _OBJECT_BYTES = 56
 _NUMBER_BYTES = 32
 _CALLERS_OWN = (DeadlineExceededError, RequestCancelledError)
 """Failures that are one caller's, and not those of the text."""
-
-
-class Pending(Protocol):
-    """A translation on its way."""
-
-    @property
-    def future(self) -> Future[Translation]:
-        """The result, once it is there."""
-
-    def cancel(self) -> object:
-        """Let go of the work."""
 
 
 class CacheKeys:
@@ -97,8 +85,8 @@ class TranslationCache:
         return len(self._entries)
 
     def submit(
-        self, key: bytes | None, start: Callable[[], Pending], on_segment: SegmentObserver | None = None
-    ) -> Pending:
+        self, key: bytes | None, start: Callable[[], PendingTranslation], on_segment: SegmentObserver | None = None
+    ) -> PendingTranslation:
         """Return the translation with this key: one that is kept, one that is on its way, or else a new one.
 
         Those who ask for a key that is on its way wait for the same work. It ends early only when all of them have let
@@ -251,7 +239,7 @@ class _Waiter:
     """One caller's share in a translation; cancelling it concerns nobody else."""
 
     def __init__(
-        self, cache: TranslationCache, start: Callable[[], Pending], on_segment: SegmentObserver | None
+        self, cache: TranslationCache, start: Callable[[], PendingTranslation], on_segment: SegmentObserver | None
     ) -> None:
         self.future: Future[Translation] = Future()
         self.start = start
@@ -293,7 +281,7 @@ class _Flight:
     owner: _Waiter
     """Whose work it is."""
     waiters: list[_Waiter] = field(default_factory=list)
-    pending: Pending | None = None
+    pending: PendingTranslation | None = None
     """None while it is being started."""
 
 

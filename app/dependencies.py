@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from app.access import Access, Caller
-from app.cache import TranslationCache
+from app.cache import CacheKeys, TranslationCache
 from app.documents import DocumentService
 from app.errors import MALFORMED_BODY, UNSUPPORTED_MEDIA_TYPE, RequestError
 from app.glossaries import GlossaryStore
@@ -24,12 +24,23 @@ from app.limits import Deadline, Patience, cancel_unfinished, off_loop
 from app.metrics import Metrics
 from app.settings import Settings
 from app.suggestions import SuggestionStore
-from app.translators import Job, PendingTranslation, TextPlan, TextTranslator, TranslatorRegistry, submit_text
+from app.translators import (
+    PendingTranslation,
+    RequestedTexts,
+    SegmentObserver,
+    Share,
+    TextPlan,
+    TextTranslator,
+    TranslatorRegistry,
+    submit_text,
+)
 from model import DeadlineExceededError, InvalidOptionError, OverloadedError, RequestCancelledError
 
 if TYPE_CHECKING:
     from model import Detection, Glossary, Translation
 
+_TERM_CHARACTERS = 20
+"""About what a glossary's term has, to tell small glossaries from large ones."""
 _MAX_FORM_FIELDS = 100
 """Far more than any endpoint has; bounds the work on a hostile form."""
 
@@ -113,13 +124,13 @@ class FinishedText:
         return [text for text in dict.fromkeys(self.translation.alternatives) if text != self.text]
 
 
-async def translate_job(
-    service: Service, translator: TextTranslator, job: Job, request: Request, deadline: Deadline
+async def translate_texts(
+    service: Service, translator: TextTranslator, requested: RequestedTexts, request: Request, deadline: Deadline
 ) -> list[FinishedText]:
-    """Translate all texts of a job, in order, as long as the client waits and the deadline allows.
+    """Translate the texts of a request, in order, as long as the client waits and the deadline allows.
 
-    A job that is larger than the queue is handed over as room appears, and takes no more than half of it, so that
-    others are not turned away.
+    What is larger than the queue is handed over as room appears, and takes no more than half of it, so that others are
+    not turned away. What was translated before, or is being translated for somebody else, comes from the cache.
 
     Raises:
         OverloadedError: the queue is full of others' work.
@@ -128,10 +139,11 @@ async def translate_job(
     if deadline.remaining_seconds() <= 0:
         raise DeadlineExceededError("the deadline passed before the translation began")
     plans: list[TextPlan] = []
+    share = await _sharing(service, translator, requested)
     try:
         async with Patience(request.receive, deadline) as patience:
-            for text in job.texts:
-                while not await _hand_over(service, translator, job, text, plans):
+            for text in requested.texts:
+                while not await _hand_over(service, translator, requested, text, plans, share):
                     await patience.wait_for_any(_unfinished(plans))
             await patience.wait_for_all([plan.pending for plan in plans if plan.pending])
     finally:
@@ -142,13 +154,40 @@ async def translate_job(
     return finished
 
 
-async def _hand_over(service: Service, translator: TextTranslator, job: Job, text: str, plans: list[TextPlan]) -> bool:
-    """Submit one more text, or return False if some of the job's own work must be finished first."""
+async def _sharing(service: Service, translator: TextTranslator, requested: RequestedTexts) -> Share:
+    """Return how the texts of a request share the work on equal ones."""
+    model = f"{translator.name} {translator.fingerprint}"
+    parts = (requested.config, requested.options, requested.target_prefix)
+    glossaries = () if requested.options is None else requested.options.glossaries
+    num_terms = sum(len(glossary.entries) for glossary in glossaries)
+    keys = await off_loop(_TERM_CHARACTERS * num_terms, partial(CacheKeys, model, *parts))
+
+    def share(
+        text: str,
+        source: str | None,
+        target: str,
+        start: Callable[[], PendingTranslation],
+        on_segment: SegmentObserver | None,
+    ) -> PendingTranslation:
+        return service.cache.submit(keys.key(text, source, target), start, on_segment)
+
+    return share
+
+
+async def _hand_over(
+    service: Service,
+    translator: TextTranslator,
+    requested: RequestedTexts,
+    text: str,
+    plans: list[TextPlan],
+    share: Share,
+) -> bool:
+    """Submit one more text, or return False if some of the request's own work must be finished first."""
     waits_for_itself = bool(_unfinished(plans))
     if waits_for_itself and translator.stats().queued_requests >= service.settings.max_queued_requests // 2:
         return False
     try:
-        await off_loop(sum(map(len, job.texts)), partial(submit_text, translator, job, text, plans))
+        await off_loop(sum(map(len, requested.texts)), partial(submit_text, translator, requested, text, plans, share))
     except OverloadedError:
         if waits_for_itself:
             return False

@@ -31,7 +31,7 @@ from app.keys import current_month
 from app.metrics import Metrics
 from app.portions import DocumentText, Piece, Portion, split_pieces
 from app.settings import Settings
-from app.translators import Job, TranslatorRegistry
+from app.translators import RequestedTexts, TranslatorRegistry
 from model import (
     DeadlineExceededError,
     EngineClosedError,
@@ -382,11 +382,11 @@ class DocumentService:
             sizes[piece.digest] += len(piece.text)
         waiting = deque({piece.digest: piece for piece in pieces if piece.digest not in done}.values())
         translated = sum(size for digest, size in sizes.items() if digest in done)
-        job = Job([], source, target, GenerationConfig(), caller=record.id)
+        requested = RequestedTexts([], source, target, GenerationConfig(), caller=record.id)
         max_queued_requests = self._settings.max_queued_requests // 2
         run = self._running[record.id]
         run.started = time.monotonic()
-        async with Portion(translator, job, read_options(record.options), max_queued_requests) as portion:
+        async with Portion(translator, requested, read_options(record.options), max_queued_requests) as portion:
             while waiting or portion:
                 while waiting and portion.has_room(waiting[0]) and await portion.submit(waiting[0]):
                     waiting.popleft()

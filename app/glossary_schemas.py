@@ -5,19 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
+
+from app.schemas import StrictRequest
 
 EntryFormat = Literal["tsv", "csv"]
 Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
 
 
-class _Request(BaseModel):
-    """A body that we receive: exact types, no unknown names."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-
-class DictionaryRequest(_Request):
+class DictionaryRequest(StrictRequest):
     """Wanted translations of terms from one language to another."""
 
     source: str = Field(description="Language of the terms.", examples=["fr"])
@@ -29,14 +25,14 @@ class DictionaryRequest(_Request):
     format: EntryFormat = Field(default="tsv", description="Of entries that are a text.")
 
 
-class GlossaryRequest(_Request):
+class GlossaryRequest(StrictRequest):
     """A new glossary."""
 
     name: str
     dictionaries: list[DictionaryRequest] = Field(min_length=1, description="One for each pair of languages.")
 
 
-class GlossaryUpdate(_Request):
+class GlossaryUpdate(StrictRequest):
     """Changes of a glossary: all of them, or when one is refused, none."""
 
     name: str | None = Field(default=None, description="The new name; null leaves it.")

@@ -24,6 +24,7 @@ from app.logging import RequestLogMiddleware, configure_logging
 from app.metrics import Metrics, package_version
 from app.proxies import ForwardedHostMiddleware
 from app.routes import (
+    analysis,
     deepl,
     deepl_documents,
     deepl_glossaries,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 _ROUTES = (
     native,
+    analysis,
     documents,
     glossaries,
     libretranslate,

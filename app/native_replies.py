@@ -17,7 +17,9 @@ from app.schemas import (
 )
 
 if TYPE_CHECKING:
-    from model import Detection, SegmentTranslation
+    from collections.abc import Sequence
+
+    from model import Detection, SegmentTranslation, WordAlignment, WordQuality
 
 
 def translation_reply(index: int, item: FinishedText, body: TranslateRequest) -> TranslationReply:
@@ -74,11 +76,9 @@ def segment_reply(part: SegmentTranslation, body: TranslateRequest) -> SegmentRe
         score=part.score,
         token_ids=list(part.token_ids) if with_tokens else None,
         token_scores=list(part.token_scores) if with_tokens else None,
-        alignment=_alignment(part) if body.return_alignment else None,
+        alignment=aligned_words(part.alignment) if body.return_alignment else None,
         quality=part.quality,
-        words=[RatedWord(start=word.start, end=word.end, quality=word.quality) for word in part.words]
-        if body.return_quality
-        else None,
+        words=rated_words(part.words) if body.return_quality else None,
     )
 
 
@@ -87,10 +87,21 @@ def detected_language(guess: Detection) -> DetectedLanguage:
     return DetectedLanguage(language=guess.language, confidence=guess.confidence)
 
 
-def _alignment(part: SegmentTranslation) -> list[AlignedWords]:
-    if part.alignment is None:
+def given_language(code: str | None) -> str | None:
+    """Return a source language, None where the request leaves it open."""
+    return None if code is None or code.lower() == "auto" else code
+
+
+def rated_words(words: Sequence[WordQuality]) -> list[RatedWord]:
+    """Return words with their estimated quality."""
+    return [RatedWord(start=word.start, end=word.end, quality=word.quality) for word in words]
+
+
+def aligned_words(alignment: WordAlignment | None) -> list[AlignedWords]:
+    """Return the pairs of words that are linked."""
+    if alignment is None:
         return []
-    pairs = ((part.alignment.source_words[i], part.alignment.target_words[j]) for i, j in part.alignment.links)
+    pairs = ((alignment.source_words[i], alignment.target_words[j]) for i, j in alignment.links)
     return [
         AlignedWords(source_start=source[0], source_end=source[1], target_start=target[0], target_end=target[1])
         for source, target in pairs

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from app.limits import cancel_unfinished, off_loop
-from app.translators import Job, TextPlan, TextTranslator, submit_text
+from app.translators import RequestedTexts, TextPlan, TextTranslator, submit_text
 from model import OverloadedError, TextOptions
 
 if TYPE_CHECKING:
@@ -69,17 +69,19 @@ def _piece(text: str, text_format: TextFormat) -> Piece:
 class Portion:
     """The pieces of one document that an engine has now; leaving it as a context cancels them."""
 
-    def __init__(self, translator: TextTranslator, job: Job, options: TextOptions, max_queued_requests: int) -> None:
+    def __init__(
+        self, translator: TextTranslator, requested: RequestedTexts, options: TextOptions, max_queued_requests: int
+    ) -> None:
         """Prepare to submit.
 
         Args:
             translator: takes the pieces.
-            job: their languages, and whose they are; its texts and options are not looked at.
+            requested: the texts' languages, and whose they are; its texts and options are not looked at.
             options: how they are translated; each has its own format.
             max_queued_requests: while more of anybody's work waits in the engine, no more than one piece is submitted.
         """
         self._translator = translator
-        self._job = job
+        self._requested = requested
         self._options = options
         self._max_queued_requests = max_queued_requests
         self._running: dict[asyncio.Future[Translation], tuple[Piece, TextPlan]] = {}
@@ -108,9 +110,9 @@ class Portion:
             InvalidRequestError, UnavailableError: what the translator raises.
         """
         plans: list[TextPlan] = []
-        job = replace(self._job, texts=[piece.text], options=replace(self._options, format=piece.format))
+        requested = replace(self._requested, texts=[piece.text], options=replace(self._options, format=piece.format))
         try:
-            await off_loop(len(piece.text), partial(submit_text, self._translator, job, piece.text, plans))
+            await off_loop(len(piece.text), partial(submit_text, self._translator, requested, piece.text, plans))
         except OverloadedError as exception:
             self._pause_seconds = min(exception.retry_after_seconds, _LONGEST_PAUSE_SECONDS)
             return False

@@ -28,13 +28,13 @@ Texts = Annotated[
 ]
 
 
-class _Request(BaseModel):
+class StrictRequest(BaseModel):
     """A body that we receive: exact types, no unknown names."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
-class GenerationOptions(_Request):
+class GenerationOptions(StrictRequest):
     """How to decode; names, meanings and defaults are those of GenerationConfig."""
 
     beam_size: int | None = Field(
@@ -93,7 +93,7 @@ class GenerationOptions(_Request):
             raise InvalidOptionError(f"options.{name}", exception.rule, values[name]) from None
 
 
-class TextItem(_Request):
+class TextItem(StrictRequest):
     """A text with a language of its own."""
 
     text: str
@@ -114,7 +114,7 @@ TextItems = Annotated[
 ]
 
 
-class ProtectOptions(_Request):
+class ProtectOptions(StrictRequest):
     """What must come back as it is; it does so exactly once."""
 
     presets: list[str] | None = Field(
@@ -124,14 +124,14 @@ class ProtectOptions(_Request):
     literals: list[str] = Field(default=[], description="Words or phrases, such as names of products.")
 
 
-class TermEntry(_Request):
+class TermEntry(StrictRequest):
     """A term and its wanted translation, for this request alone."""
 
     source: str
     target: str
 
 
-class TranslateRequest(_Request):
+class TranslateRequest(StrictRequest):
     """Texts to translate."""
 
     texts: TextItems = Field(
@@ -167,7 +167,7 @@ class TranslateRequest(_Request):
     options: GenerationOptions = Field(default_factory=lambda: GenerationOptions())
 
 
-class DetectRequest(_Request):
+class DetectRequest(StrictRequest):
     """Texts whose language is wanted."""
 
     texts: Texts = Field(description="One text or a list of texts.", examples=[["Je t'aime"]])

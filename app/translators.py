@@ -20,12 +20,20 @@ if TYPE_CHECKING:
         Detection,
         EngineObserver,
         EngineStats,
+        ExplainedTranslation,
+        ExplanationOptions,
         GenerationConfig,
         Language,
+        ScoredTranslation,
         SegmentTranslation,
         TextOptions,
         Translation,
+        WordAlternatives,
     )
+
+
+SegmentObserver = Callable[[int, "SegmentTranslation"], None]
+"""Is told of each finished segment, by its number, from another thread."""
 
 
 class PendingTranslation(Protocol):
@@ -39,12 +47,20 @@ class PendingTranslation(Protocol):
         """Let the engine drop the work before its next step."""
 
 
+Share = Callable[[str, str | None, str, Callable[[], PendingTranslation], SegmentObserver | None], PendingTranslation]
+"""Gives the translation of a text (with its languages) that is there or on its way, or starts one."""
+
+
 class TextTranslator(Protocol):
     """What the service needs of model.Translator; tests pass a stub."""
 
     @property
     def name(self) -> str:
         """Name of the model, as requests and metrics spell it."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the model: another one for other weights."""
 
     @property
     def info(self) -> Mapping[str, object]:
@@ -65,9 +81,39 @@ class TextTranslator(Protocol):
         options: TextOptions | None = None,
         target_prefix: str | None = None,
         caller: str | None = None,
-        on_segment: Callable[[int, SegmentTranslation], None] | None = None,
+        on_segment: SegmentObserver | None = None,
     ) -> PendingTranslation:
         """Hand a text to the engine without waiting for the result."""
+
+    def score(
+        self,
+        text: str,
+        translation: str,
+        source: str | None,
+        target: str,
+        *,
+        alignment: bool = False,
+        quality: bool = False,
+    ) -> Future[ScoredTranslation]:
+        """Score a given translation without waiting for the result."""
+
+    def alternatives(
+        self, text: str, prefix: str, source: str | None, target: str, *, count: int = 8
+    ) -> Future[WordAlternatives]:
+        """Find the words that could come next in a translation, without waiting for the result."""
+
+    def explain(
+        self,
+        text: str,
+        translation: str | None,
+        source: str | None,
+        target: str,
+        config: GenerationConfig | None = None,
+        *,
+        options: ExplanationOptions | None = None,
+        deadline_seconds: float | None = None,
+    ) -> Future[ExplainedTranslation]:
+        """Show what the network computes on its way to a translation, without waiting for the result."""
 
     def detect(self, text: str) -> list[Detection]:
         """Return a confidence for each language, best first; nothing for a text without letters."""
@@ -83,7 +129,7 @@ class TextTranslator(Protocol):
 
 
 @dataclass(frozen=True)
-class Job:
+class RequestedTexts:
     """The texts of one request and how to translate them."""
 
     texts: Sequence[str]
@@ -215,8 +261,16 @@ class TranslatorRegistry:
         return self.translators[0].detect(text)
 
 
-def submit_text(translator: TextTranslator, job: Job, text: str, plans: list[TextPlan]) -> None:
-    """Hand one text of ``job`` to the engine. Slow for long texts: call it off the event loop.
+def submit_text(
+    translator: TextTranslator,
+    requested: RequestedTexts,
+    text: str,
+    plans: list[TextPlan],
+    share: Share | None = None,
+) -> None:
+    """Hand one of the texts to the engine, unless ``share`` has its translation already.
+
+    Slow for long texts: call it off the event loop.
 
     Its plan is appended to ``plans``, and not returned, so that it is there to be cancelled even if nobody waits for
     the thread that this runs in.
@@ -225,34 +279,37 @@ def submit_text(translator: TextTranslator, job: Job, text: str, plans: list[Tex
         InvalidRequestError, UnavailableError: what ``submit`` raises; nothing was appended then.
     """
     index = len(plans)
-    plan = _plan(translator, job, index)
+    plan = _plan(translator, requested, index)
     if plan.source != plan.target and has_words(text):
-        plan.pending = translator.submit(
+        on_segment = None if requested.on_segment is None else partial(requested.on_segment, index)
+        start = partial(
+            translator.submit,
             text,
             plan.source,
             plan.target,
-            job.config,
-            options=job.options,
-            deadline_seconds=job.deadline_seconds,
-            target_prefix=job.target_prefix,
-            caller=job.caller,
-            on_segment=None if job.on_segment is None else partial(job.on_segment, index),
+            requested.config,
+            options=requested.options,
+            deadline_seconds=requested.deadline_seconds,
+            target_prefix=requested.target_prefix,
+            caller=requested.caller,
+            on_segment=on_segment,
         )
+        plan.pending = start() if share is None else share(text, plan.source, plan.target, start, on_segment)
     plans.append(plan)
 
 
-def _plan(translator: TextTranslator, job: Job, index: int) -> TextPlan:
+def _plan(translator: TextTranslator, requested: RequestedTexts, index: int) -> TextPlan:
     """Decide the source language of one text. A text without letters is taken to be in the target language."""
-    text = job.texts[index]
-    source = (job.sources[index] if job.sources else None) or job.source
+    text = requested.texts[index]
+    source = (requested.sources[index] if requested.sources else None) or requested.source
     if source is not None:
-        return TextPlan(text, source, job.target, detected=None)
-    if job.options is not None and job.options.format != "text":
-        return TextPlan(text, None, job.target, detected=None)
+        return TextPlan(text, source, requested.target, detected=None)
+    if requested.options is not None and requested.options.format != "text":
+        return TextPlan(text, None, requested.target, detected=None)
     detections = translator.detect(text) if has_words(text) else []
     if not detections:
-        return TextPlan(text, job.target, job.target, detected=None)
-    return TextPlan(text, detections[0].language, job.target, detected=detections[0])
+        return TextPlan(text, requested.target, requested.target, detected=None)
+    return TextPlan(text, detections[0].language, requested.target, detected=detections[0])
 
 
 def load_translators(settings: Settings, observer: EngineObserver | None = None) -> Sequence[TextTranslator]:

@@ -6,6 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from model.analysis import ExplainedTranslation as ExplainedTranslation
+    from model.analysis import ScoredTranslation as ScoredTranslation
+    from model.analysis import WordAlternatives as WordAlternatives
     from model.config import EngineConfig as EngineConfig
     from model.config import GenerationConfig as GenerationConfig
     from model.config import ModelConfig as ModelConfig
@@ -32,8 +35,11 @@ if TYPE_CHECKING:
     from model.errors import TrainingDivergedError as TrainingDivergedError
     from model.errors import UnavailableError as UnavailableError
     from model.errors import UnsupportedLanguageError as UnsupportedLanguageError
+    from model.explanation import Explanation as Explanation
+    from model.explanation import ExplanationOptions as ExplanationOptions
     from model.options import TextOptions as TextOptions
     from model.pipeline.pending import PendingTranslation as PendingTranslation
+    from model.text.alignment import WordAlignment as WordAlignment
     from model.text.glossary import Glossary as Glossary
     from model.text.glossary import GlossaryHit as GlossaryHit
     from model.text.languages import Detection as Detection
@@ -73,8 +79,11 @@ _HOMES = {
     ),
     "model.text.languages": ("Detection", "Language", "language", "resolve"),
     "model.translation": ("SegmentTranslation", "Translation", "TranslationWarning", "WordQuality"),
+    "model.explanation": ("Explanation", "ExplanationOptions"),
     "model.options": ("TextOptions",),
+    "model.analysis": ("ExplainedTranslation", "ScoredTranslation", "WordAlternatives"),
     "model.pipeline.pending": ("PendingTranslation",),
+    "model.text.alignment": ("WordAlignment",),
     "model.text.glossary": ("Glossary", "GlossaryHit"),
     "model.text.markup.options": ("MarkupOptions",),
     "model.text.protection": ("Protection",),

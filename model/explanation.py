@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.config import GenerationConfig
+from model.config import GenerationConfig, ModelConfig
 from model.errors import InvalidOptionError, InvalidRequestError, InvalidTextError
 from model.generation.forced import ForcedDecoding, force_decode
 from model.generation.sampling import truncated_probabilities
@@ -167,11 +167,8 @@ def explain(
         UnsupportedLanguageError: the model does not have the language.
     """
     options = options or ExplanationOptions()
-    pieces, spans = tokenizer.encode_with_spans(source)
-    source_ids = [tokenizer.language_id(target_language), *pieces, tokenizer.eos_id]
-    limit = min(MAX_SOURCE_TOKENS, network.config.max_source_length)
-    if len(source_ids) > limit:
-        raise InvalidTextError("text", f"must have at most {limit - 2} tokens to be explained", source)
+    _, spans = tokenizer.encode_with_spans(source)
+    source_ids = explainable_source(tokenizer, network.config, source, target_language)
     if len(target_ids) > min(MAX_TARGET_TOKENS, network.config.max_target_length - 1):
         raise InvalidRequestError("target", f"must have at most {MAX_TARGET_TOKENS} tokens", len(target_ids))
     [decoding] = force_decode(network, [(source_ids, target_ids)], self_attention=True, logits=True)
@@ -192,6 +189,20 @@ def explain(
         encoder_attention=_rounded(decoding.encoder_attention),
         steps=_steps(tokenizer, target_tokens, len(target), decoding, options, network.config.decoder_start_id),
     )
+
+
+def explainable_source(tokenizer: Tokenizer, config: ModelConfig, source: str, target_language: str) -> list[int]:
+    """Return the tokens of a source that is short enough to be explained.
+
+    Raises:
+        InvalidTextError: it is not.
+        UnsupportedLanguageError: the model does not have the language.
+    """
+    source_ids = tokenizer.encode_source(source, target_language)
+    limit = min(MAX_SOURCE_TOKENS, config.max_source_length)
+    if len(source_ids) > limit:
+        raise InvalidTextError("text", f"must have at most {limit - 2} tokens to be explained", source)
+    return source_ids
 
 
 def principal_components(vectors: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -12,18 +12,29 @@ from typing import Self, overload
 
 import torch
 
+from model.analysis import (
+    DEFAULT_ALTERNATIVES,
+    ExplainedTranslation,
+    ScoredTranslation,
+    WordAlternatives,
+    find_alternatives,
+    require_two_languages,
+    score_translation,
+)
 from model.checkpoints.checkpoint import Checkpoint, load_checkpoint, load_weights
 from model.config import EngineConfig, GenerationConfig
 from model.engine.engine import Engine
 from model.engine.stats import EngineObserver, EngineStats
 from model.errors import CheckpointError, InvalidTextError
+from model.explanation import ExplanationOptions, explain, explainable_source
+from model.generation.generate import GenerationInput
 from model.generation.quality import Calibration
 from model.generation.shortlist import Shortlist
 from model.options import TextOptions
 from model.pipeline.assembly import Assembly
 from model.pipeline.flow import SegmentFlow
 from model.pipeline.pending import Flow, PendingTranslation, SegmentObserver
-from model.pipeline.preparation import Document, PreparedText, prepare, read_document
+from model.pipeline.preparation import Document, PlainText, PreparedText, prepare, read_document
 from model.pipeline.reading import PLACEHOLDERS, Reader
 from model.text.languages import Detection, LanguageDetector, resolve
 from model.text.tokenizer import PLACEHOLDERS as PLACEHOLDER_CHARACTERS
@@ -38,6 +49,7 @@ AUTO = "auto"
 _FINISHING_THREADS = 2
 """Threads that check and put together what the engine decoded; they hold the interpreter's lock most of their time."""
 _WARM_UP = "Bonjour. Hello."
+_SHAPE = ("d_model", "d_ff", "num_heads", "num_encoder_layers", "num_decoder_layers", "vocab_size")
 
 
 class Translator:
@@ -46,6 +58,7 @@ class Translator:
     Attributes:
         name: the model's name.
         languages: codes that can be source and target.
+        fingerprint: digest of the checkpoint: another one for other weights.
         info: facts for people: parameters, number format, device, folder.
     """
 
@@ -67,6 +80,7 @@ class Translator:
         load_weights(network, checkpoint.weights)
         network.eval()
         self.name = str(name or checkpoint.metadata.get("name") or DEFAULT_MODEL)
+        self.fingerprint = checkpoint.fingerprint()
         self.tokenizer = checkpoint.tokenizer
         self.languages = self.tokenizer.languages
         self.config = checkpoint.config
@@ -74,13 +88,15 @@ class Translator:
         self._network = network
         self._markers = frozenset(map(str, checkpoint.metadata.get("markers") or ()))
         self._calibration = Calibration.from_metadata(checkpoint.metadata)
-        banned = sorted(self.tokenizer.special_ids - {self.config.eos_id} - self._placeholder_ids())
+        self._banned = sorted(self.tokenizer.special_ids - {self.config.eos_id} - self._placeholder_ids())
         shortlist = None
         if checkpoint.shortlist is not None:
             shortlist = Shortlist(checkpoint.shortlist, self.config.vocab_size, self.config.eos_id)
-        self._engine = Engine(network, engine, banned, shortlist=shortlist, observer=observer)
+        self._engine = Engine(network, engine, self._banned, shortlist=shortlist, observer=observer)
         one_thread = partial(torch.set_num_threads, 1)
         self._finishing = ThreadPoolExecutor(_FINISHING_THREADS, "dragoman-finishing", one_thread)
+        # Of its own, so that nobody's translation waits until something has been explained.
+        self._analysis = ThreadPoolExecutor(1, "dragoman-analysis", one_thread)
         self.info: dict[str, object] = {
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
             "weight_format": checkpoint.weight_format,
@@ -201,6 +217,120 @@ class Translator:
                 item.cancel()
             raise
 
+    def score(
+        self,
+        text: str,
+        translation: str,
+        source: str | None = None,
+        target: str = "en",
+        *,
+        alignment: bool = False,
+        quality: bool = False,
+    ) -> Future[ScoredTranslation]:
+        """Score a given translation, whoever wrote it; returns at once.
+
+        Args:
+            text: the source, scored as one segment, whatever sentences it has.
+            translation: the target.
+            source: code or alias of the source language; None or "auto" detects it.
+            target: code or alias of the target language.
+            alignment: whether to align the words.
+            quality: whether to estimate the words' quality.
+
+        Raises:
+            InvalidOptionError: both languages are the same.
+            UnsupportedLanguageError: the model does not have a language.
+
+        The future may raise:
+            InvalidTextError: text or translation are longer than the model takes.
+        """
+        reader, detected = self._read(text, source, target)
+        work = partial(score_translation, reader, text, translation, detected, alignment=alignment, quality=quality)
+        return self._analysis.submit(work)
+
+    def alternatives(
+        self,
+        text: str,
+        prefix: str,
+        source: str | None = None,
+        target: str = "en",
+        *,
+        count: int = DEFAULT_ALTERNATIVES,
+    ) -> Future[WordAlternatives]:
+        """Find the words that could come next in a translation; returns at once.
+
+        To go on with one of them, hand its prefix to :meth:`submit`.
+
+        Args:
+            text: the source, taken as one segment.
+            prefix: the translation up to the word in question; empty for the first one.
+            source: code or alias of the source language; None or "auto" detects it.
+            target: code or alias of the target language.
+            count: how many words.
+
+        Raises:
+            InvalidOptionError: both languages are the same.
+            UnsupportedLanguageError: the model does not have a language.
+
+        The future may raise:
+            InvalidTextError: the text is longer than the model takes, or has no words.
+            InvalidRequestError: prefix or ``count`` are out of range.
+        """
+        reader, detected = self._read(text, source, target)
+        work = partial(find_alternatives, reader, text, prefix, detected, count=count, banned=self._banned)
+        return self._analysis.submit(work)
+
+    def explain(
+        self,
+        text: str,
+        translation: str | None = None,
+        source: str | None = None,
+        target: str = "en",
+        config: GenerationConfig | None = None,
+        *,
+        options: ExplanationOptions | None = None,
+        deadline_seconds: float | None = None,
+    ) -> Future[ExplainedTranslation]:
+        """Show what the network computes on its way from a short text to its translation; returns at once.
+
+        Args:
+            text: the source, taken as one segment.
+            translation: the target; None lets the model translate.
+            source: code or alias of the source language; None or "auto" detects it.
+            target: code or alias of the target language.
+            config: how to decode, where the model translates.
+            options: what to show.
+            deadline_seconds: time from now after which the work is dropped.
+
+        Raises:
+            InvalidOptionError: both languages are the same.
+            UnsupportedLanguageError: the model does not have a language.
+
+        The future may raise:
+            InvalidTextError: the text is too long to be explained.
+            InvalidRequestError: the translation is.
+            UnavailableError: the engine cannot translate it now.
+        """
+        reader, detected = self._read(text, source, target)
+
+        def work() -> ExplainedTranslation:
+            if translation is None:
+                inputs = [
+                    GenerationInput(
+                        explainable_source(self.tokenizer, self.config, text, reader.target),
+                        config or GenerationConfig(),
+                    )
+                ]
+                [request] = self._engine.submit_many(inputs, deadline_seconds=deadline_seconds)
+                target_ids: Sequence[int] = request.future.result()[0].token_ids
+            else:
+                target_ids = reader.encode_target(translation)
+            explanation = explain(self._network, self.tokenizer, text, reader.target, target_ids, options)
+            shape = {name: getattr(self.config, name) for name in _SHAPE}
+            return ExplainedTranslation(reader.source, reader.target, detected, shape, explanation)
+
+        return self._analysis.submit(work)
+
     def detect(self, text: str) -> list[Detection]:
         """Return how likely each language is, best first, or nothing for a text without letters."""
         return self._detector.detect(text, self.languages)
@@ -218,6 +348,7 @@ class Translator:
         """Stop the engine, after the running requests or at once."""
         self._engine.close(drain)
         self._finishing.shutdown(wait=drain)
+        self._analysis.shutdown(wait=drain, cancel_futures=not drain)
 
     def __enter__(self) -> Self:
         return self
@@ -248,6 +379,13 @@ class Translator:
             return resolve(source, self.languages, "source"), None
         detections = self.detect("\n".join(unit.text for unit in document.units))
         return (detections[0].language, detections[0]) if detections else (target, None)
+
+    def _read(self, text: str, source: str | None, target: str) -> tuple[Reader, Detection | None]:
+        """Return the model's view of the languages of a text that is looked at whole."""
+        target_code = resolve(target, self.languages, "target")
+        source_code, detected = self._source(PlainText(text), source, target_code)
+        require_two_languages(source_code, target_code)
+        return self._reader(source_code, target_code), detected
 
     def _reader(self, source: str, target: str) -> Reader:
         return Reader(self._network, self.tokenizer, self._detector, source, target, self._markers, self._calibration)

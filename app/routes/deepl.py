@@ -16,12 +16,12 @@ from starlette.requests import Request
 
 from app.access import Caller
 from app.deepl_schemas import DeepLError, DeepLTranslateReply, DeepLTranslateRequest, DeepLTranslation, DeepLUsage
-from app.dependencies import FinishedText, Service, ServiceDependency, translate_job
+from app.dependencies import FinishedText, Service, ServiceDependency, translate_texts
 from app.errors import DICTIONARY_NOT_FOUND, RequestError
 from app.limits import REQUEST_ID, Deadline, check_texts
 from app.routes import deepl_parameters as parameters
 from app.routes.deepl_parameters import bad_request, unsupported
-from app.translators import Job
+from app.translators import RequestedTexts
 from model import GenerationConfig, Glossary, MarkupOptions, TextOptions, UnsupportedLanguageError
 
 MAX_GLOSSARIES = 5
@@ -74,7 +74,7 @@ async def translate(request: Request, service: ServiceDependency) -> DeepLTransl
     options = await _options(values, service, caller, source, target)
     model_type = parameters.choice(values, "model_type", _MODEL_TYPES)
     await service.access.admit(request, sum(map(len, texts)), values)
-    job = Job(
+    requested = RequestedTexts(
         texts=texts,
         source=source,
         target=target,
@@ -83,7 +83,7 @@ async def translate(request: Request, service: ServiceDependency) -> DeepLTransl
         deadline_seconds=deadline.remaining_seconds(),
         caller=request.scope[REQUEST_ID],
     )
-    finished = await translate_job(service, translator, job, request, deadline)
+    finished = await translate_texts(service, translator, requested, request, deadline)
     return DeepLTranslateReply(translations=[_translation(item, model_type) for item in finished])
 
 

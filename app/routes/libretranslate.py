@@ -10,7 +10,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from app.dependencies import FinishedText, ServiceDependency, read_parameters, translate_job
+from app.dependencies import FinishedText, ServiceDependency, read_parameters, translate_texts
 from app.limits import REQUEST_ID, Deadline, off_loop
 from app.routes.libretranslate_parameters import (
     bad_request,
@@ -23,7 +23,7 @@ from app.routes.libretranslate_parameters import (
 )
 from app.schemas import LibreTranslateDetectRequest, LibreTranslateRequest, LibreTranslateSuggestRequest
 from app.suggestions import Suggestion
-from app.translators import Job
+from app.translators import RequestedTexts
 from model import GenerationConfig, TextOptions, language
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ async def translate(request: Request, service: ServiceDependency) -> dict[str, A
     translator, source, target = select_translator(service, source, target)
     await service.access.admit(request, sum(map(len, texts)), parameters)
     config = GenerationConfig(num_hypotheses=wanted + 1, beam_size=max(GenerationConfig().beam_size, wanted + 1))
-    job = Job(
+    requested = RequestedTexts(
         texts,
         source,
         target,
@@ -75,7 +75,7 @@ async def translate(request: Request, service: ServiceDependency) -> dict[str, A
         deadline_seconds=deadline.remaining_seconds(),
         caller=request.scope[REQUEST_ID],
     )
-    finished = await translate_job(service, translator, job, request, deadline)
+    finished = await translate_texts(service, translator, requested, request, deadline)
     return _reply(finished, as_list=isinstance(q, list), detected=source is None, alternatives=wanted > 0)
 
 

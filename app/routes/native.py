@@ -10,11 +10,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 
 from app.access import Caller
-from app.dependencies import FinishedText, JsonRoute, Service, ServiceDependency, translate_job
+from app.dependencies import FinishedText, JsonRoute, Service, ServiceDependency, translate_texts
 from app.errors import INTERNAL, describe, problem_content, renamed
 from app.events import Emit, EventStream
 from app.limits import REQUEST_ID, Deadline, check_texts, off_loop
-from app.native_replies import detected_language, segment_reply, translation_reply
+from app.native_replies import detected_language, given_language, segment_reply, translation_reply
 from app.schemas import (
     DetectReply,
     DetectRequest,
@@ -29,7 +29,7 @@ from app.schemas import (
     TranslateRequest,
     Usage,
 )
-from app.translators import Job, TextTranslator
+from app.translators import RequestedTexts, TextTranslator
 from model import (
     Glossary,
     InvalidOptionError,
@@ -70,9 +70,9 @@ class _Order:
     """What a request asks of one model for one target language."""
 
     translator: TextTranslator
-    job: Job
+    requested: RequestedTexts
     indices: Sequence[int]
-    """Which of the request's texts the job's are."""
+    """Which of the request's texts these are."""
 
 
 @router.post("/translate", responses=_TRANSLATE_PROBLEMS, response_model=TranslateReply)
@@ -175,8 +175,8 @@ def _orders(
     glossaries: tuple[Glossary, ...],
 ) -> list[_Order]:
     """Return what each model has to do for one target; a model per source language, and texts of one model together."""
-    given = [_language(item.source if isinstance(item, TextItem) else None) for item in body.texts]
-    default = _language(body.source)
+    given = [given_language(item.source if isinstance(item, TextItem) else None) for item in body.texts]
+    default = given_language(body.source)
     orders: dict[int, tuple[TextTranslator, list[int], list[str | None]]] = {}
     code = target
     for index, source in enumerate(given):
@@ -191,7 +191,7 @@ def _orders(
     return [
         _Order(
             translator,
-            Job(
+            RequestedTexts(
                 texts=[texts[index] for index in indices],
                 source=None,
                 sources=sources,
@@ -206,10 +206,6 @@ def _orders(
         )
         for translator, indices, sources in orders.values()
     ]
-
-
-def _language(code: str | None) -> str | None:
-    return None if code is None or code.lower() == "auto" else code
 
 
 def _options(body: TranslateRequest, glossaries: tuple[Glossary, ...]) -> TextOptions:
@@ -239,7 +235,7 @@ async def _finished(
     """Yield each text's number with its result, target by target."""
     for order in orders:
         try:
-            finished = await translate_job(service, order.translator, order.job, request, deadline)
+            finished = await translate_texts(service, order.translator, order.requested, request, deadline)
         except InvalidRequestError as error:
             raise renamed(error, _place(error.name)) from error
         for index, item in sorted(zip(order.indices, finished, strict=True), key=lambda pair: pair[0]):
@@ -269,10 +265,10 @@ async def _stream(
     def watched(order: _Order) -> _Order:
         def on_segment(text: int, segment: int, result: SegmentTranslation) -> None:
             reply = segment_reply(result, body)
-            place = {"index": order.indices[text], "target": order.job.target, "segment": segment}
+            place = {"index": order.indices[text], "target": order.requested.target, "segment": segment}
             emit("segment", {**place, **reply.model_dump(mode="json")})
 
-        return replace(order, job=replace(order.job, on_segment=on_segment))
+        return replace(order, requested=replace(order.requested, on_segment=on_segment))
 
     finished: list[tuple[int, FinishedText]] = []
     try:

@@ -56,6 +56,20 @@ class Checkpoint:
     weight_format: WeightFormat = "float32"
     shortlist: Mapping[str, npt.NDArray[Any]] | None = None
 
+    def fingerprint(self) -> str:
+        """Return a digest (BLAKE2b, 16 bytes in hexadecimal) of all that translations depend on: reads every weight."""
+        digest = hashlib.blake2b(digest_size=16)
+        description = [config_to_mapping(self.config), dict(self.metadata)]
+        digest.update(json.dumps(description, sort_keys=True, default=str).encode())
+        digest.update(self.tokenizer.serialized)
+        for name, weight in sorted(self.weights.items()):
+            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        for name, array in sorted((self.shortlist or {}).items()):
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint folder; an existing checkpoint there is replaced file by file, its short-list included.

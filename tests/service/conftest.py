@@ -20,13 +20,23 @@ from app.settings import Settings
 from model import (
     Detection,
     EngineStats,
+    ExplainedTranslation,
+    Explanation,
+    ExplanationOptions,
     GenerationConfig,
+    InvalidOptionError,
+    InvalidTextError,
     OverloadedError,
     RequestCancelledError,
+    ScoredTranslation,
     SegmentTranslation,
     TextOptions,
     Translation,
+    WordAlignment,
+    WordAlternatives,
+    WordQuality,
 )
+from model.analysis import ScoredToken, WordAlternative
 
 FRENCH_LETTERS = set("àâçéèêëîïôûùœ")
 
@@ -93,6 +103,7 @@ class StubTranslator:
 
     name: str = "stub"
     languages: tuple[str, ...] = ("en", "fr")
+    fingerprint: str = "no weights"
     info: Mapping[str, object] = field(default_factory=lambda: {"device": "none"})
     holds: bool = False
     """Leave all futures open."""
@@ -106,6 +117,9 @@ class StubTranslator:
     """Set by the first submission."""
     arrivals: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     """Released by every submission."""
+    analysed: list[str] = field(default_factory=list)
+    """Texts that were to be scored, continued or explained."""
+    open_analyses: list[Future[Any]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     """What the lifespan asked for: warm_up, close."""
     engine: EngineStats = field(default_factory=EngineStats)
@@ -151,6 +165,82 @@ class StubTranslator:
         """How many answers are held back."""
         return sum(not work.future.done() for work in self.submitted)
 
+    def score(
+        self,
+        text: str,
+        translation: str,
+        source: str | None,
+        target: str,
+        *,
+        alignment: bool = False,
+        quality: bool = False,
+    ) -> Future[ScoredTranslation]:
+        """Take every character for a token; one of a translation that the source lacks is a surprise."""
+        self._count_analysis(text)
+        tokens = [
+            ScoredToken(ord(character), character, place, place + 1, -0.5 if character in text else -2.0)
+            for place, character in enumerate(translation)
+        ]
+        tokens.append(ScoredToken(2, "</s>", len(translation), len(translation), -1.0))
+        spans = ((0, len(text)),), ((0, len(translation)),)
+        return self._answer(
+            ScoredTranslation(
+                source or "fr",
+                target,
+                None if source else Detection("fr", 0.75),
+                tuple(tokens),
+                num_source_tokens=len(text),
+                alignment=WordAlignment(*spans, links=((0, 0),)) if alignment else None,
+                quality=0.5 if quality else None,
+                words=(WordQuality(0, len(translation), 0.5),) if quality else (),
+            )
+        )
+
+    def alternatives(
+        self, text: str, prefix: str, source: str | None, target: str, *, count: int = 8
+    ) -> Future[WordAlternatives]:
+        """Offer the text's words, the first ones as the most probable."""
+        self._count_analysis(text)
+        if not 1 <= count <= 32:
+            return self._answer(InvalidOptionError("count", "must be between 1 and 32", count))
+        words = [
+            WordAlternative(word, 2.0 ** -(number + 1), f"{prefix} {word}")
+            for number, word in enumerate(text.split()[:count])
+        ]
+        return self._answer(WordAlternatives(source or "fr", target, None, tuple(words)))
+
+    def explain(
+        self,
+        text: str,
+        translation: str | None,
+        source: str | None,
+        target: str,
+        config: GenerationConfig | None = None,
+        *,
+        options: ExplanationOptions | None = None,
+        deadline_seconds: float | None = None,
+    ) -> Future[ExplainedTranslation]:
+        """Explain nothing: a network without tokens and layers."""
+        del config, options, deadline_seconds  # nothing is decoded
+        self._count_analysis(text)
+        if len(text) > 62:
+            return self._answer(InvalidTextError("text", "must have at most 62 tokens to be explained", text))
+        nothing = Explanation(text, translation or f"<{target}>{text}", [], [], [], [], [], [], [], [])
+        return self._answer(ExplainedTranslation(source or "fr", target, None, {"d_model": 0}, nothing))
+
+    def _count_analysis(self, text: str) -> None:
+        self.analysed.append(text)
+        self.arrived.set()
+
+    def _answer(self, answer: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.open_analyses.append(future)
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        elif not self.holds:
+            future.set_result(answer)
+        return future
+
     def detect(self, text: str) -> list[Detection]:
         """Call a text French if it has a French letter; a text without letters has no language."""
         if not any(character.isalpha() for character in text):
@@ -181,10 +271,13 @@ def stub() -> StubTranslator:
 
 @pytest.fixture
 def make_app(stub: StubTranslator) -> Callable[..., FastAPI]:
-    """Make an application with other settings, by default around the stub; the environment has no say."""
+    """Make an application with other settings, by default around the stub; the environment has no say.
+
+    It caches nothing unless a test wants that, so that every text reaches the stub.
+    """
 
     def make(translators: Sequence[StubTranslator] | None = None, **settings: Any) -> FastAPI:
-        return create_app(Settings(**settings), translators=translators or [stub])
+        return create_app(Settings(**{"cache_megabytes": 0, **settings}), translators=translators or [stub])
 
     return make
 
