@@ -13,7 +13,8 @@ RUN python -m venv /opt/dragoman
 # Dependencies come before the source, so that a change of the source does not install them anew.
 WORKDIR /src
 COPY pyproject.toml ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+# Redis' client is small, and lets several containers share their limits.
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['redis'], sep='\n')" \
       > requirements.txt && \
     grep '^torch' requirements.txt > torch.txt
 RUN case "$TORCH_VARIANT" in \
@@ -33,7 +34,9 @@ ENV XDG_CACHE_HOME=/opt/dragoman/cache
 RUN cd / && dragoman translate --source fr --target en "Bonjour." && chown -R 10001 "$XDG_CACHE_HOME"
 
 FROM python:${PYTHON_VERSION}-slim
-RUN useradd --system --uid 10001 --no-create-home --home-dir / --shell /usr/sbin/nologin dragoman
+# A volume that is mounted at /data gets the folder's owner: set DRAGOMAN_DATA_DIRECTORY=/data for keys and glossaries.
+RUN useradd --system --uid 10001 --no-create-home --home-dir / --shell /usr/sbin/nologin dragoman && \
+    install -d -o 10001 -g 10001 -m 700 /data
 COPY --from=build /opt/dragoman /opt/dragoman
 ENV XDG_CACHE_HOME=/opt/dragoman/cache
 ENV PATH=/opt/dragoman/bin:$PATH PYTHONUNBUFFERED=1 DRAGOMAN_HOST=0.0.0.0 DRAGOMAN_PORT=8000

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -95,6 +96,22 @@ def test_a_loaded_network_computes_the_same(
         assert torch.equal(found, expected)
     else:
         assert 0 < (found - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+def test_the_fingerprint_is_of_everything_that_translations_depend_on(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint)
+    assert load_checkpoint(tmp_path).fingerprint() == checkpoint.fingerprint()
+    name = "encoder.norm.weight"
+    moved = checkpoint.weights[name].clone()
+    moved[0] = torch.nextafter(moved[0], torch.tensor(9.0))  # the least change there is
+    changes = [
+        {"weights": {**checkpoint.weights, name: moved}},
+        {"metadata": {**checkpoint.metadata, "markers": ["terms"]}},
+        {"config": dataclasses.replace(checkpoint.config, norm_epsilon=1e-6)},
+        {"shortlist": {"tokens": np.arange(3)}},
+    ]
+    found = {dataclasses.replace(checkpoint, **change).fingerprint() for change in changes}  # type: ignore[arg-type]
+    assert len(found | {checkpoint.fingerprint()}) == len(changes) + 1
 
 
 def test_files_on_disk_are_as_small_as_their_format(checkpoint: Checkpoint, tmp_path: Path) -> None:
