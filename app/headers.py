@@ -78,7 +78,8 @@ class SecurityHeadersMiddleware:
                 is_page = headers.get("content-type", "").startswith("text/html")
                 # A translated document is somebody else's page, and comes as an attachment.
                 is_page = is_page and "content-disposition" not in headers
-                headers["Content-Security-Policy"] = self.page_policy if is_page else _NOTHING
+                if message["status"] != 304:  # a browser would put it in the place of the policy that it has kept
+                    headers["Content-Security-Policy"] = self.page_policy if is_page else _NOTHING
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers["X-Frame-Options"] = "DENY"
                 headers["Referrer-Policy"] = "no-referrer"

@@ -35,6 +35,7 @@ from app.routes import (
     libretranslate_files,
     native,
     operations,
+    page,
 )
 from app.settings import Settings
 from app.suggestions import SuggestionStore
@@ -56,6 +57,7 @@ _ROUTES = (
     deepl_languages,
     deepl_glossaries,
     operations,
+    page,
 )
 
 _logger = structlog.get_logger("app")
