@@ -82,6 +82,8 @@ class SegmentTranslation:
     """(start, end) in ``text`` of what was kept as it is, and which of the source's protected spans it is."""
     alignment: WordAlignment | None = None
     """Which words stand for which, where the request asked for it."""
+    alternative_alignments: tuple[WordAlignment | None, ...] = ()
+    """The same of each alternative, where inline markup must be placed in it."""
     quality: float | None = None
     """Estimated probability that a word of it is right, where the request asked for it."""
     words: tuple[WordQuality, ...] = ()

@@ -93,7 +93,8 @@ def _alternative(prepared: PreparedSegment, segment: SegmentTranslation, index: 
     found = find_pieces(segment.alternatives[index], prepared.pieces())
     if found.missing:
         return segment
-    return dataclasses.replace(segment, text=found.text, protected=found.protected, alignment=None)
+    alignment = segment.alternative_alignments[index] if segment.alternative_alignments else None
+    return dataclasses.replace(segment, text=found.text, protected=found.protected, alignment=alignment)
 
 
 def _placed(segments: Sequence[SegmentTranslation]) -> Iterator[SegmentTranslation]:

@@ -15,6 +15,7 @@ from model.pipeline.markers import MarkedText, RestoredText, find_pieces, mark_s
 from model.pipeline.pending import Flow
 from model.pipeline.preparation import PreparedSegment
 from model.pipeline.reading import Reader
+from model.text.casing import capitals, sentence_case
 from model.text.glossary import GlossaryHit, HitStatus, TermMatch, term_present
 from model.text.guard import Finding, check_segment, severity
 from model.translation import SegmentTranslation, TranslationWarning, WarningCode
@@ -74,9 +75,16 @@ class SegmentFlow:
             align: whether the words must be aligned.
             quality: whether the words' quality is estimated.
         """
-        self.segment = segment
         self._reader = reader
         self._config = config
+        self._capitals = segment.text
+        kept = [(span.start, span.end) for span in segment.protected]
+        # A beginning is not rewritten: it is spelt as its writer wants the whole.
+        quiet = None if config.target_prefix else sentence_case(segment.text, reader.source, kept)
+        self._is_loud = quiet is not None and segment.translatable
+        if quiet is not None and self._is_loud:
+            segment = dataclasses.replace(segment, text=quiet)
+        self.segment = segment
         self._guard = guard
         self._align = align
         self._quality = quality
@@ -90,7 +98,7 @@ class SegmentFlow:
         """Return the flow."""
         if not self.segment.translatable:
             return self._untouched()
-        return self._translate()
+        return self._aloud(self._translate()) if self._is_loud else self._translate()
 
     # Sources
 
@@ -119,6 +127,19 @@ class SegmentFlow:
         )
         yield []  # makes this a generator; never reached
 
+    def _aloud(self, flow: Flow) -> Flow:
+        """Give the result the capitals that the segment has and the model did not see."""
+        result = yield from flow
+        alternatives = [find_pieces(text, self._pieces) for text in result.alternatives]
+        return dataclasses.replace(
+            result,
+            source=self._capitals,
+            text=capitals(result.text, [(start, end) for start, end, _ in result.protected]),
+            alternatives=tuple(
+                capitals(other.text, [(start, end) for start, end, _ in other.protected]) for other in alternatives
+            ),
+        )
+
     # Decoding
 
     def _translate(self) -> Flow:
@@ -137,7 +158,7 @@ class SegmentFlow:
         if best.restored.missing:
             result = yield from self._piecewise(best)
             return result
-        alternatives = [other.restored.text for other in candidates if not other.restored.missing]
+        alternatives = [other.restored for other in candidates if not other.restored.missing]
         return self._result(best, alternatives, [*notes, *self._remaining(best)])
 
     def _first_config(self) -> GenerationConfig:
@@ -163,7 +184,7 @@ class SegmentFlow:
             beam_size=wide,
             num_hypotheses=wide,
             no_repeat_ngram_size=3 if "looped" in codes else config.no_repeat_ngram_size,
-            length_penalty=config.length_penalty + (0.5 if codes & {"short", "uncovered"} else 0.0),
+            length_penalty=config.length_penalty + (0.5 if "short" in codes else 0.0),
         )
         return self._constrained(config, self._phrases(first.restored.missing, first.missing_terms))
 
@@ -192,7 +213,7 @@ class SegmentFlow:
         parts.append((segment.text[position:], None))
         config = dataclasses.replace(self._config, num_hypotheses=1, target_prefix=(), required_phrases=())
         wanted = [index for index, (text, number) in enumerate(parts) if number is None and any(map(str.isalpha, text))]
-        inputs = [GenerationInput(reader.encode_source(parts[index][0]), config) for index in wanted]
+        inputs = [GenerationInput(reader.encode_source(_core(parts[index][0])), config) for index in wanted]
         try:
             answers = yield inputs
         except UnavailableError:
@@ -200,7 +221,7 @@ class SegmentFlow:
         texts = [text for text, _ in parts]
         for index, hypotheses in zip(wanted, answers, strict=True):
             if hypotheses:
-                texts[index] = _with_spaces_of(parts[index][0], reader.decode(hypotheses[0].token_ids))
+                texts[index] = _fitted(parts[index][0], reader.decode(hypotheses[0].token_ids))
         spans: list[tuple[int, int, int]] = []
         length = 0
         for text, (_, which) in zip(texts, parts, strict=True):
@@ -244,9 +265,13 @@ class SegmentFlow:
     # Results
 
     def _result(
-        self, best: Candidate, alternatives: Sequence[str], warnings: Sequence[TranslationWarning]
+        self, best: Candidate, alternatives: Sequence[RestoredText], warnings: Sequence[TranslationWarning]
     ) -> SegmentTranslation:
         segment, hypothesis, text = self.segment, best.hypothesis, best.restored.text
+        others: dict[str, RestoredText] = {}
+        for other in alternatives:
+            if other.text != text:
+                others.setdefault(other.text, other)
         result = SegmentTranslation(
             start=segment.start,
             end=segment.end,
@@ -258,16 +283,30 @@ class SegmentFlow:
             token_scores=hypothesis.token_log_probs if self._config.return_token_scores else (),
             num_tokens=len(hypothesis.token_log_probs),
             log_prob=hypothesis.log_prob,
-            alternatives=tuple(other for other in dict.fromkeys(alternatives) if other != text),
+            alternatives=tuple(others),
             finish_reason=hypothesis.finish_reason,
             protected=best.restored.protected,
             glossary_hits=tuple(self._hits(best)),
             warnings=tuple(warnings),
             num_source_tokens=len(self._source_ids),
         )
-        if text.strip() and (self._align or self._quality):
-            return self._reader.examine(result, self._marked, best.restored.marked, quality=self._quality)
+        if segment.has_inlines:
+            result = dataclasses.replace(
+                result,
+                alternative_alignments=tuple(
+                    self._examine(dataclasses.replace(result, text=other.text), other, quality=False).alignment
+                    for other in others.values()
+                ),
+            )
+        if self._align or self._quality:
+            return self._examine(result, best.restored, quality=self._quality)
         return result
+
+    def _examine(self, result: SegmentTranslation, restored: RestoredText, *, quality: bool) -> SegmentTranslation:
+        """Align a result's words, and estimate their quality if asked."""
+        if not result.text.strip():
+            return result
+        return self._reader.examine(result, self._marked, restored.marked, quality=quality)
 
     def _hits(self, best: Candidate) -> Iterator[GlossaryHit]:
         for number, term in enumerate(self.segment.terms):
@@ -298,8 +337,23 @@ class SegmentFlow:
         return TranslationWarning(code, message, self.segment.start, self.segment.end, self.segment.unit)
 
 
-def _with_spaces_of(source: str, target: str) -> str:
-    """Return the target with the outer white space of the source."""
-    core = source.strip()
-    before = source[: source.index(core)] if core else source
-    return f"{before}{target.strip()}{source[len(before) + len(core) :]}"
+def _core(part: str) -> str:
+    """Return what of a part between protected spans is to be translated: not what stands before its first word."""
+    return part[_words_begin(part) :].strip()
+
+
+def _fitted(part: str, target: str) -> str:
+    """Return the translation of a part's core in the place of the core.
+
+    It goes on with a sentence where the part does, so that it begins with a small letter then.
+    """
+    begin = _words_begin(part)
+    core = _core(part)
+    target = target.strip()
+    if core[:1].islower() and target[:1].isupper() and target[1:2].islower():
+        target = target[0].lower() + target[1:]
+    return f"{part[:begin]}{target}{part[begin + len(core) :]}"
+
+
+def _words_begin(part: str) -> int:
+    return next((place for place, character in enumerate(part) if character.isalnum()), len(part))

@@ -19,7 +19,7 @@ from model.text.glossary import base_language
 from model.text.languages import LanguageDetector
 from model.text.numbers import lost_and_invented
 
-FindingCode = Literal["copied", "looped", "short", "long", "uncovered", "numbers", "language", "empty"]
+FindingCode = Literal["copied", "looped", "short", "long", "numbers", "language", "empty"]
 
 COPIED_SHARE = 0.75
 """Share of the target's words that the source has as well, from which the target is a copy."""
@@ -35,10 +35,6 @@ LANGUAGE_CONFIDENCE = 0.97
 """Confidence of the detector from which a target is in another language than asked."""
 HALF_CONFIDENCE = 0.99
 """The same for the first or the second half of the target."""
-MIN_COVERAGE = 0.6
-"""Share of the source's words that must have been attended to; a guess, reference translations have no attention."""
-COVERED_WORDS = 4
-"""Fewest words of a source whose coverage is judged."""
 LENGTH_TOLERANCE = 0.3
 """Greatest distance of the logarithm of the length ratio from the expected one, for an endless segment."""
 LENGTH_TOLERANCE_SHORT = 1.6
@@ -78,7 +74,6 @@ def check_segment(
     *,
     detector: LanguageDetector,
     protected: Sequence[str] = (),
-    coverage: float | None = None,
 ) -> list[Finding]:
     """Judge the translation of one segment, in time linear in the two texts.
 
@@ -89,7 +84,6 @@ def check_segment(
         target_language: code of the target's language.
         detector: says which language a text is in.
         protected: strings that are the same in both on purpose; they are not looked at.
-        coverage: share of the source's words that the decoder attended to, from 0 to 1, if known.
 
     Returns:
         The findings, worst first; none for a translation that looks right.
@@ -106,7 +100,6 @@ def check_segment(
         *([] if one_language else _copied(source_words, target_words, (source_language, target_language), detector)),
         *_looped(source_words, target_words),
         *_length(source, target, (base_language(source_language), base_language(target_language))),
-        *_uncovered(source_words, coverage),
         *_numbers(source, target, base_language(source_language), base_language(target_language)),
         *([] if one_language else _language(source, target, source_language, target_language, detector)),
     ]
@@ -209,12 +202,6 @@ def _length(source: str, target: str, pair: tuple[str, str]) -> Iterator[Finding
         yield Finding("short", f"{theirs} letters for {ours} of the source", min(1.0, 0.3 - (excess + tolerance)))
     elif excess > tolerance:
         yield Finding("long", f"{theirs} letters for {ours} of the source", min(1.0, 0.3 + (excess - tolerance)))
-
-
-def _uncovered(source_words: Sequence[str], coverage: float | None) -> Iterator[Finding]:
-    if coverage is not None and len(source_words) >= COVERED_WORDS and coverage < MIN_COVERAGE:
-        message = f"only {coverage:.0%} of the source's words were looked at"
-        yield Finding("uncovered", message, min(1.0, 0.3 + (MIN_COVERAGE - coverage)))
 
 
 def _numbers(source: str, target: str, source_language: str, target_language: str) -> Iterator[Finding]:

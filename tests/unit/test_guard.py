@@ -116,12 +116,6 @@ def test_a_worse_omission_is_more_severe() -> None:
     assert severity(some) < severity(most)
 
 
-def test_coverage_counts_where_the_caller_knows_it() -> None:
-    assert codes(EN, FR, coverage=0.95) == []
-    assert codes(EN, FR, coverage=0.3) == ["uncovered"]
-    assert codes("Yes.", "Oui.", coverage=0.0) == []
-
-
 def test_protected_pieces_are_not_looked_at() -> None:
     address = "https://a.example/one/two/three/four/12345/a-very-long-address-that-nobody-translates"
     assert codes(f"See {address}", f"Voir {address}", protected=[address]) == []
@@ -244,7 +238,7 @@ def test_a_text_has_its_own_numbers(text: str) -> None:
 
 @given(source=TEXTS, target=TEXTS)
 def test_any_pair_is_judged_and_lost_and_invented_mirror_each_other(source: str, target: str) -> None:
-    codes(source, target, coverage=0.5, protected=["{x}"])
+    codes(source, target, protected=["{x}"])
     lost, invented = lost_and_invented(source, target, "en", "fr")
     assert lost_and_invented(target, source, "fr", "en") == (invented, lost)
 
