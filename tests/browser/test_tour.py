@@ -359,7 +359,7 @@ def test_a_sentence_that_is_too_long_is_refused_clearly(
     with page.expect_response("**/v1/explain") as refused:
         root.get_by_role("button", name="Look inside").click()
     assert refused.value.status == 422
-    expect(root.get_by_role("alert")).to_contain_text("at most 62 tokens")
+    expect(root.locator("form").get_by_role("alert")).to_contain_text("at most 62 tokens")
     expect(root.get_by_label("Your sentence")).to_have_attribute("aria-invalid", "true")
     [complaint] = troubles
     assert "422" in complaint
@@ -367,7 +367,7 @@ def test_a_sentence_that_is_too_long_is_refused_clearly(
     root.get_by_label("Your sentence").fill("Bonjour.")
     root.get_by_label("Your sentence").press("Enter")
     expect(station(root, "tokens").locator(".tour-text")).to_have_text("Bonjour.")
-    expect(root.get_by_role("alert")).to_be_hidden()
+    expect(root.locator("form").get_by_role("alert")).to_be_hidden()
 
 
 def test_the_first_sentence_of_a_text_is_taken_and_others_can_be(tour: Callable[..., Locator]) -> None:
@@ -467,7 +467,7 @@ def test_a_sentence_in_the_targets_language_is_refused_clearly(
     tour: Callable[..., Locator], troubles: list[str]
 ) -> None:
     root = tour("The cat is sleeping.", source=None, awaited="[role=alert]")
-    expect(root.get_by_role("alert")).to_contain_text("in English already")
+    expect(root.locator("form").get_by_role("alert")).to_contain_text("in English already")
     expect(root.get_by_role("button", name="Swap the languages")).to_be_disabled()
     [complaint] = troubles
     assert "422" in complaint

@@ -48,6 +48,11 @@ export function setAttributes(element, values) {
   for (const [name, value] of Object.entries(values)) element.setAttribute(name, String(value));
 }
 
+/** Make a frame that scrolls sideways where its content is too wide, by keyboard too. */
+export function scrollable(label, content) {
+  return make("div", { class: "tour-scroll", role: "group", tabindex: "0", "aria-label": label }, content);
+}
+
 /** Text for screen readers only. */
 export function hidden(text) {
   return make("span", { class: "tour-hidden", text });

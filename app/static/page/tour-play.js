@@ -1,6 +1,6 @@
 // Lets people play with temperature, top-k and top-p and draw translations. It asks through the calls it is given.
 
-import { make } from "./tour-dom.js";
+import { make, scrollable } from "./tour-dom.js";
 import { candidateTable, likelyToken } from "./tour-steps.js";
 import { figure, station } from "./tour-station.js";
 
@@ -143,15 +143,17 @@ function comparisonView(reply, words, { settings, results, translate, open, comp
 
   async function ask(options) {
     tell(words.busy, false);
+    let answer;
     try {
-      const answer = await translate(options);
-      if (answer === null) return;
-      keep(results, options, answer);
-      tell(answer.explanation.target, true);
-      show();
+      answer = await translate(options);
     } catch (error) {
       tell(complaint(error), false);
+      return;
     }
+    if (answer === null) return;
+    keep(results, options, answer);
+    tell(answer.explanation.target, true);
+    show();
   }
 
   /** Tell what happens; a translation is only read out, as the table shows it. */
@@ -195,7 +197,7 @@ function comparisonView(reply, words, { settings, results, translate, open, comp
   }
 
   show();
-  return { element: [buttons, status, make("div", { class: "tour-scroll" }, table)] };
+  return { element: [buttons, status, scrollable(words.play.compare, table)] };
 }
 
 /** Keep a result in place of one of the same options; of draws, only the latest are kept. */

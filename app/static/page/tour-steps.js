@@ -1,6 +1,6 @@
 // Shows the decoder step by step: what it has, what could come next, where it looks. It asks for nothing.
 
-import { choices, hidden, make, rove, setVariables } from "./tour-dom.js";
+import { choices, hidden, make, rove, scrollable, setVariables } from "./tour-dom.js";
 import { heatTable, legend, shade, shadedTokens } from "./tour-heat.js";
 import { strongest } from "./tour-attention.js";
 import { figure, station } from "./tour-station.js";
@@ -23,7 +23,7 @@ export function candidateTable(words, vocabularySize) {
       make("span", { class: "tour-bar", vars: { p: value } }, make("span", { class: "tour-bar-text", text })),
     );
   return {
-    element: make("div", { class: "tour-scroll" }, table),
+    element: scrollable(words.decoder.candidates, table),
     rest,
     set(step) {
       body.replaceChildren(

@@ -242,50 +242,54 @@ class Tour {
   /** Ask for the explanation of the text and show it. */
   async explain() {
     this.busy(true);
+    let reply;
     try {
       const { text, translation, source } = this;
-      const reply = await this.ask("explain", { text, translation, source });
-      if (reply === null) return;
-      for (const purpose of ["reshape", "translate"]) this.asked[purpose]?.abort();
-      this.reply = reply;
-      this.results = [];
-      this.steps.step = 0;
-      this.attention.token = 1;
-      this.fail(null);
-      this.showDirection();
-      this.show();
-      this.status.textContent = this.words.ready(this.words.count(reply.explanation.source_tokens.length));
+      reply = await this.ask("explain", { text, translation, source });
     } catch (error) {
-      this.status.textContent = "";
+      this.busy(false);
       this.fail(error);
+      return;
     }
+    if (reply === null) return;
+    for (const purpose of ["reshape", "translate"]) this.asked[purpose]?.abort();
+    this.reply = reply;
+    this.results = [];
+    this.steps.step = 0;
+    this.attention.token = 1;
     this.busy(false);
+    this.fail(null);
+    this.showDirection();
+    this.show();
+    this.status.textContent = this.words.ready(this.words.count(reply.explanation.source_tokens.length));
   }
 
   /** Ask for the same tokens with the settings of now, and show only what they change. */
   async reshape() {
+    let reply;
     try {
-      const reply = await this.ask("reshape", { translation: this.reply.explanation.target });
-      if (reply === null) return;
-      const before = this.reply.explanation.target_tokens.map((token) => token.id).join();
-      const same = reply.explanation.target_tokens.map((token) => token.id).join() === before;
-      this.reply = reply;
-      if (same) for (const part of this.parts) part.refresh?.(reply);
-      else this.showAgain();
+      reply = await this.ask("reshape", { translation: this.reply.explanation.target });
     } catch (error) {
       for (const part of this.parts) part.fail?.(error);
+      return;
     }
+    if (reply === null) return;
+    const ids = ({ explanation }) => explanation.target_tokens.map((token) => token.id).join();
+    const same = ids(reply) === ids(this.reply);
+    this.reply = reply;
+    if (same) for (const part of this.parts) part.refresh?.(reply);
+    else this.showAgain();
   }
 
   busy(now) {
     this.root.setAttribute("aria-busy", String(now));
-    if (now) this.status.textContent = this.words.busy;
+    this.status.textContent = now ? this.words.busy : "";
   }
 
   /** Show what went wrong, or that nothing does. */
   fail(error) {
     this.alert.hidden = error === null;
-    this.field.toggleAttribute("aria-invalid", false);
+    this.field.removeAttribute("aria-invalid");
     this.field.removeAttribute("aria-describedby");
     if (error === null) {
       this.alert.replaceChildren();
