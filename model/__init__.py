@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from model.analysis import ExplainedTranslation as ExplainedTranslation
     from model.analysis import ScoredTranslation as ScoredTranslation
     from model.analysis import WordAlternatives as WordAlternatives
+    from model.checkpoints.inspection import inspect_checkpoint as inspect_checkpoint
     from model.config import EngineConfig as EngineConfig
     from model.config import GenerationConfig as GenerationConfig
     from model.config import ModelConfig as ModelConfig
@@ -42,8 +43,10 @@ if TYPE_CHECKING:
     from model.text.alignment import WordAlignment as WordAlignment
     from model.text.glossary import Glossary as Glossary
     from model.text.glossary import GlossaryHit as GlossaryHit
+    from model.text.glossary import match_terms as match_terms
     from model.text.languages import Detection as Detection
     from model.text.languages import Language as Language
+    from model.text.languages import LanguageDetector as LanguageDetector
     from model.text.languages import language as language
     from model.text.languages import resolve as resolve
     from model.text.markup.options import MarkupOptions as MarkupOptions
@@ -52,6 +55,8 @@ if TYPE_CHECKING:
     from model.translation import Translation as Translation
     from model.translation import TranslationWarning as TranslationWarning
     from model.translation import WordQuality as WordQuality
+    from model.translator import DEFAULT_MODEL as DEFAULT_MODEL
+    from model.translator import PRETRAINED as PRETRAINED
     from model.translator import Translator as Translator
 
 _HOMES = {
@@ -77,17 +82,18 @@ _HOMES = {
         "UnavailableError",
         "UnsupportedLanguageError",
     ),
-    "model.text.languages": ("Detection", "Language", "language", "resolve"),
+    "model.text.languages": ("Detection", "Language", "LanguageDetector", "language", "resolve"),
     "model.translation": ("SegmentTranslation", "Translation", "TranslationWarning", "WordQuality"),
     "model.explanation": ("Explanation", "ExplanationOptions"),
     "model.options": ("TextOptions",),
     "model.analysis": ("ExplainedTranslation", "ScoredTranslation", "WordAlternatives"),
     "model.pipeline.pending": ("PendingTranslation",),
     "model.text.alignment": ("WordAlignment",),
-    "model.text.glossary": ("Glossary", "GlossaryHit"),
+    "model.text.glossary": ("Glossary", "GlossaryHit", "match_terms"),
     "model.text.markup.options": ("MarkupOptions",),
     "model.text.protection": ("Protection",),
-    "model.translator": ("Translator",),
+    "model.checkpoints.inspection": ("inspect_checkpoint",),
+    "model.translator": ("DEFAULT_MODEL", "PRETRAINED", "Translator"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)

@@ -134,15 +134,15 @@ def score_translation(
     source_ids = reader.encode_source(text)
     _check_length("text", text, len(source_ids), reader.max_source_length)
     target_ids, spans = tokenizer.encode_with_spans(translation)
-    _check_length("translation", translation, len(target_ids) + 1, config.max_target_length)
-    [decoding] = force_decode(reader.network, [(source_ids, target_ids)], cross_attention=False)
+    prefix = reader.decoder_prefix
+    _check_length("translation", translation, len(prefix) + len(target_ids) + 1, config.max_target_length)
+    [decoding] = force_decode(reader.network, [(source_ids, [*prefix, *target_ids])], cross_attention=False)
+    log_probs = decoding.token_log_probs[len(prefix) :]  # the language token was no choice
     ids = [*target_ids, config.eos_id]
     places = [*spans, (len(translation), len(translation))]
     tokens = tuple(
         ScoredToken(token_id, piece, start, end, log_prob)
-        for token_id, piece, (start, end), log_prob in zip(
-            ids, tokenizer.pieces(ids), places, decoding.token_log_probs, strict=True
-        )
+        for token_id, piece, (start, end), log_prob in zip(ids, tokenizer.pieces(ids), places, log_probs, strict=True)
     )
     scored = ScoredTranslation(reader.source, reader.target, detected, tokens, len(source_ids))
     if alignment:
@@ -152,7 +152,7 @@ def score_translation(
     if not quality:
         return scored
     words = find_words(translation)
-    rates = word_qualities(words, spans, decoding.token_log_probs, reader.calibration)
+    rates = word_qualities(words, spans, log_probs, reader.calibration)
     return dataclasses.replace(
         scored,
         words=tuple(WordQuality(*word, round(rate, 4)) for word, rate in zip(words, rates, strict=True)),

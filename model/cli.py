@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,7 +24,12 @@ from model.config import EngineConfig, GenerationConfig, config_to_mapping
 from model.config_options import with_options
 from model.errors import ConfigurationError, CorpusError, DragomanError, InvalidRequestError
 from model.evaluation.calibrate_command import calibrate
+from model.evaluation.plot_command import plot
+from model.exporting.export_command import export
+from model.importing.import_command import import_model
+from model.inspect_command import inspect
 from model.line_filter import read_document, read_lines, translate_ahead
+from model.training.back_translate_command import back_translate
 from model.training.data_command import data
 from model.training.shortlist_command import shortlist
 
@@ -186,6 +191,9 @@ def detector(
 @cli.command()
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", exists=True, dir_okay=False, show_default=False)],
+    total_steps: Annotated[
+        int | None, typer.Option(help="Steps of the run, instead of the recipe's.", min=1, show_default=False)
+    ] = None,
 ) -> None:
     """Start or resume the training run that a recipe describes.
 
@@ -195,6 +203,9 @@ def train(
     from model.training.trainer import train as train_model
 
     config = load_recipe(recipe)
+    if total_steps is not None:
+        optimizer = dataclasses.replace(config.optimizer, total_steps=total_steps)
+        config = dataclasses.replace(config, optimizer=optimizer)
     print(json.dumps(config_to_mapping(config), indent=2, ensure_ascii=False))
     newest = train_model(config)
     print(f"newest checkpoint: {newest}")
@@ -290,7 +301,7 @@ def benchmark(
     duration: Annotated[float, typer.Option(help="Seconds of arrivals at each rate.")] = 10.0,
     latency_bound: Annotated[float, typer.Option(help="Milliseconds within which an answer is good.")] = 200.0,
     starts: Annotated[int, typer.Option(help="Processes started for start time and memory; 0: none.", min=0)] = 5,
-    plot: Annotated[Path | None, typer.Option(help="Picture of the results: .svg, .png or .pdf.")] = None,
+    picture: Annotated[Path | None, typer.Option("--plot", help="Picture of the results: .svg, .png or .pdf.")] = None,
     model: Model = None,
     *,
     generation: GenerationConfig,
@@ -318,7 +329,7 @@ def benchmark(
         starts=starts,
         server=server,
         load=LoadSettings(clients, latency_bound, tuple(rate or ()), duration, rounds, repeat),
-        plot=plot,
+        plot=picture,
         **{name: tuple(values) for name, values in (("concurrencies", concurrency), ("budgets", budget)) if values},
     )
     with _progress("measurements") as advance:
@@ -328,38 +339,14 @@ def benchmark(
     print(json.dumps({"circumstances": facts, **dataclasses.asdict(report)}))
 
 
-@cli.command()
-def export(
-    run_directory: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Folder of a training run, or one of its checkpoints.", exists=True)
-    ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write the model to.", show_default=False)],
-    weight_format: Annotated[
-        Literal["float32", "bfloat16", "float16", "int8", "ctranslate2"],
-        typer.Option("--format", help="Number format on disk, or CTranslate2's format in float32."),
-    ] = "float16",
-    name: Annotated[
-        str | None, typer.Option(help="Name that the service shows.", show_default="the name of OUT")
-    ] = None,
-) -> None:
-    """Write a training run's newest model as a folder that every --model option takes, or that CTranslate2 loads."""
-    from model.checkpoints.checkpoint import load_checkpoint, save_checkpoint
-    from model.checkpoints.ctranslate2_export import export_ctranslate2
-    from model.training.run_directory import RunDirectory
-
-    trained = load_checkpoint(RunDirectory(run_directory, keep=1).newest_path() or run_directory)
-    if weight_format == "ctranslate2":
-        export_ctranslate2(out, trained)
-    else:
-        metadata = {**trained.metadata, "name": name or out.name}
-        save_checkpoint(out, dataclasses.replace(trained, weight_format=weight_format, metadata=metadata))
-    size = sum(entry.stat().st_size for entry in out.rglob("*") if entry.is_file())
-    print(f"wrote {out}: {size / 1e6:.1f} MB")
-
-
+cli.command()(export)
 cli.command()(shortlist)
 cli.command()(data)
+cli.command("back-translate")(with_options(generation=GenerationConfig, engine=EngineConfig)(back_translate))
 cli.command()(calibrate)
+cli.command()(plot)
+cli.command("import")(import_model)
+cli.command()(inspect)
 
 
 @cli.command()
@@ -464,3 +451,7 @@ def _fail(message: str, status: int) -> int:
     if message:  # without a command, typer has printed the help text instead
         print(f"dragoman: {' '.join(message.split())}", file=sys.stderr)
     return status
+
+
+if __name__ == "__main__":  # python3 -m model.cli: all but the service, without what only the service needs
+    sys.exit(run(cli))

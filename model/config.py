@@ -190,6 +190,8 @@ class GenerationConfig:
     """Token ids that every hypothesis must begin with; they are scored and returned as part of it."""
     banned_tokens: tuple[int, ...] = ()
     """Token ids that must never be generated."""
+    num_unscored: int = 0
+    """First tokens of the prefix whose log-probability counts as 0, such as a language token, which was no choice."""
     required_phrases: tuple[tuple[int, ...], ...] = ()
     """Token sequences that every hypothesis must contain, in any order and without overlap (Post and Vilar 2018)."""
     return_token_scores: bool = False
@@ -218,6 +220,9 @@ class GenerationConfig:
             raise InvalidOptionError("max_new_tokens", f"must be between 1 and {MAX_NEW_TOKENS}", limit)
         if limit is not None and self.min_new_tokens > limit:
             raise InvalidOptionError("min_new_tokens", f"must not exceed max_new_tokens ({limit})", self.min_new_tokens)
+        if not 0 <= self.num_unscored <= len(self.target_prefix):
+            rule = f"must be between 0 and the {len(self.target_prefix)} tokens of target_prefix"
+            raise InvalidOptionError("num_unscored", rule, self.num_unscored)
         if len(self.required_phrases) > MAX_REQUIRED_PHRASES or not all(self.required_phrases):
             rule = f"must be at most {MAX_REQUIRED_PHRASES}, none of them empty"
             raise InvalidOptionError("required_phrases", rule, self.required_phrases)

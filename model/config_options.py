@@ -25,6 +25,7 @@ PANELS: dict[type, str] = {GenerationConfig: "Decoding", EngineConfig: "Device"}
 _HIDDEN = {
     "target_prefix",  # token ids; people give text, by an option of `translate`
     "banned_tokens",  # token ids
+    "num_unscored",  # belongs to the prefix
     "required_phrases",  # token ids
     "max_queued_requests",  # a command has one caller, who reads ahead by a fixed number of texts
 }

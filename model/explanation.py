@@ -18,7 +18,7 @@ from model.config import GenerationConfig, ModelConfig
 from model.errors import InvalidOptionError, InvalidRequestError, InvalidTextError
 from model.generation.forced import ForcedDecoding, force_decode
 from model.generation.sampling import truncated_probabilities
-from model.text.tokenizer import Tokenizer
+from model.text.tokenizing import TextTokenizer
 from model.transformer import Transformer
 
 MAX_SOURCE_TOKENS = 64
@@ -145,11 +145,13 @@ class Explanation:
 
 def explain(
     network: Transformer,
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     source: str,
     target_language: str,
     target_ids: Sequence[int],
     options: ExplanationOptions | None = None,
+    *,
+    source_language: str | None = None,
 ) -> Explanation:
     """Run a source and a target through the network and return what happens inside.
 
@@ -160,6 +162,7 @@ def explain(
         target_language: code of the language to translate to.
         target_ids: the target's tokens, such as a hypothesis has them.
         options: what to show.
+        source_language: code of the source's language, for models that are told.
 
     Raises:
         InvalidTextError: the source has too many tokens.
@@ -167,8 +170,11 @@ def explain(
         UnsupportedLanguageError: the model does not have the language.
     """
     options = options or ExplanationOptions()
-    _, spans = tokenizer.encode_with_spans(source)
-    source_ids = explainable_source(tokenizer, network.config, source, target_language)
+    _, spans = tokenizer.encode_with_spans(source, side="source")
+    source_ids = explainable_source(tokenizer, network.config, source, target_language, source_language)
+    leading = tokenizer.num_leading(target_language, source_language)
+    trailing = len(source_ids) - leading - len(spans)
+    spans = [*[(0, 0)] * leading, *spans, *[(len(source), len(source))] * trailing]
     if len(target_ids) > min(MAX_TARGET_TOKENS, network.config.max_target_length - 1):
         raise InvalidRequestError("target", f"must have at most {MAX_TARGET_TOKENS} tokens", len(target_ids))
     [decoding] = force_decode(network, [(source_ids, target_ids)], self_attention=True, logits=True)
@@ -180,7 +186,7 @@ def explain(
     return Explanation(
         source=source,
         target=target,
-        source_tokens=_tokens(tokenizer, source_ids, [(0, 0), *spans, (len(source), len(source))]),
+        source_tokens=_tokens(tokenizer, source_ids, spans),
         target_tokens=target_tokens,
         embeddings=_rounded(vectors[:, :size]),
         embedding_norms=_rounded(np.linalg.norm(vectors, axis=1)),
@@ -191,14 +197,16 @@ def explain(
     )
 
 
-def explainable_source(tokenizer: Tokenizer, config: ModelConfig, source: str, target_language: str) -> list[int]:
+def explainable_source(
+    tokenizer: TextTokenizer, config: ModelConfig, source: str, target_language: str, source_language: str | None
+) -> list[int]:
     """Return the tokens of a source that is short enough to be explained.
 
     Raises:
         InvalidTextError: it is not.
         UnsupportedLanguageError: the model does not have the language.
     """
-    source_ids = tokenizer.encode_source(source, target_language)
+    source_ids = tokenizer.encode_source(source, target_language, source_language)
     limit = min(MAX_SOURCE_TOKENS, config.max_source_length)
     if len(source_ids) > limit:
         raise InvalidTextError("text", f"must have at most {limit - 2} tokens to be explained", source)
@@ -220,7 +228,7 @@ def principal_components(vectors: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def _steps(
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     target: Sequence[ExplainedToken],
     length: int,
     decoding: ForcedDecoding,
@@ -256,7 +264,7 @@ def _steps(
 
 
 def _candidates(
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     logits: torch.Tensor,
     probabilities: torch.Tensor,
     reshaped: torch.Tensor,
@@ -291,7 +299,7 @@ def _positions(network: Transformer, length: int, size: int) -> Matrix:
         return shown
 
 
-def _tokens(tokenizer: Tokenizer, ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> list[ExplainedToken]:
+def _tokens(tokenizer: TextTokenizer, ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> list[ExplainedToken]:
     return [
         ExplainedToken(token_id, piece, start, end, token_id in tokenizer.special_ids)
         for token_id, piece, (start, end) in zip(ids, tokenizer.pieces(ids), spans, strict=True)

@@ -19,6 +19,9 @@ class SourceConfig:
     """File in the data directory, or in the recipe's folder with ./ before it; columns as in DataConfig.languages."""
     weight: float = 1.0
     """Share of the file's lines seen in one pass: 0.5 every second, 2.0 all of them twice."""
+    back_translated: str | None = None
+    """Language of the side that a model wrote (`dragoman back-translate`): only that side is ever a source, and it is
+    marked by the token <bt> (Caswell et al. 2019). Without it both sides are people's, and both directions trained."""
 
     def __post_init__(self) -> None:
         require(self, "path", bool(self.path), "must not be empty")
@@ -72,6 +75,22 @@ class DataConfig:
         require(self, "languages", len(set(self.languages)) == 2, "must be two different codes")
         require(self, "max_tokens", self.max_tokens >= 4, "must be at least 4")
         require(self, "max_ratio", self.max_ratio > 1, "must be above 1")
+        for source in self.sources:
+            rule = f"must be one of {', '.join(self.languages)}"
+            require(source, "back_translated", source.back_translated in (None, *self.languages), rule)
+
+    @property
+    def synthetic_sides(self) -> tuple[int, ...]:
+        """For each corpus file, which of its two sides a model wrote; -1 for none."""
+        return tuple(
+            -1 if source.back_translated is None else self.languages.index(source.back_translated)
+            for source in self.sources
+        )
+
+    @property
+    def num_special_tokens(self) -> int:
+        """The most special tokens around a source's own: the target language, the end, and <bt> where it is used."""
+        return 2 + any(side >= 0 for side in self.synthetic_sides)
 
 
 @dataclass(frozen=True)
@@ -197,13 +216,17 @@ class TrainingConfig:
     evaluation: EvaluationConfig | None = None
     """Dev sets; without them only the loss is reported."""
     initial_checkpoint: str | None = None
-    """A checkpoint to start from instead of random weights."""
+    """A checkpoint to start from instead of random weights, or a run's folder: then its newest one."""
     seed: int = 1
     """Seed of the initial weights, the order of the data and the dropout."""
     batch_tokens: int = 4096
     """Target tokens, padding included, of one micro-batch on one device."""
     accumulation_steps: int = 1
     """Micro-batches whose gradients make one step."""
+    num_shapes: int = 0
+    """Most padded shapes of all batches, so that nothing is compiled anew; 0 pads each batch to its longest sides."""
+    data_workers: int = 0
+    """Processes that tokenise and make batches beside the one that trains; 0 means that it does so itself."""
     label_smoothing: float = 0.1
     """Probability mass spread over the vocabulary (Szegedy et al. 2016, section 7)."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -229,8 +252,9 @@ class TrainingConfig:
             "keep_checkpoints",
         ):
             require(self, name, getattr(self, name) >= 1, "must be at least 1")
-        require(self, "seed", self.seed >= 0, "must not be negative")
+        for name in ("seed", "num_shapes", "data_workers"):
+            require(self, name, getattr(self, name) >= 0, "must not be negative")
         for name in ("label_smoothing", "ema_decay"):
             require(self, name, 0 <= getattr(self, name) < 1, "must be at least 0 and below 1")
-        longest = min(self.model.max_source_length, self.model.max_target_length)
-        require(self.data, "max_tokens", self.data.max_tokens <= longest - 2, f"must be at most {longest - 2}")
+        longest = min(self.model.max_source_length, self.model.max_target_length) - self.data.num_special_tokens
+        require(self.data, "max_tokens", self.data.max_tokens <= longest, f"must be at most {longest}")

@@ -21,11 +21,12 @@ from model.analysis import (
     require_two_languages,
     score_translation,
 )
-from model.checkpoints.checkpoint import Checkpoint, load_checkpoint, load_weights
+from model.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from model.checkpoints.network import build_network
 from model.config import EngineConfig, GenerationConfig
 from model.engine.engine import Engine
 from model.engine.stats import EngineObserver, EngineStats
-from model.errors import CheckpointError, InvalidTextError
+from model.errors import CheckpointError, InvalidTextError, UnsupportedLanguageError
 from model.explanation import ExplanationOptions, explain, explainable_source
 from model.generation.generate import GenerationInput
 from model.generation.quality import Calibration
@@ -38,7 +39,6 @@ from model.pipeline.preparation import Document, PlainText, PreparedText, prepar
 from model.pipeline.reading import PLACEHOLDERS, Reader
 from model.text.languages import Detection, LanguageDetector, resolve
 from model.text.tokenizer import PLACEHOLDERS as PLACEHOLDER_CHARACTERS
-from model.transformer import Transformer
 from model.translation import Translation
 
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -49,6 +49,8 @@ AUTO = "auto"
 _FINISHING_THREADS = 2
 """Threads that check and put together what the engine decoded; they hold the interpreter's lock most of their time."""
 _WARM_UP = "Bonjour. Hello."
+_WARM_TARGETS = 2
+"""Directions that are tried before the first request; further ones find everything loaded."""
 _SHAPE = ("d_model", "d_ff", "num_heads", "num_encoder_layers", "num_decoder_layers", "vocab_size")
 
 
@@ -57,7 +59,9 @@ class Translator:
 
     Attributes:
         name: the model's name.
-        languages: codes that can be source and target.
+        languages: codes that can be source or target.
+        source_languages: codes of the languages that texts may be in.
+        target_languages: codes of those that they may become.
         fingerprint: digest of the checkpoint: another one for other weights.
         info: facts for people: parameters, number format, device, folder.
     """
@@ -76,13 +80,13 @@ class Translator:
             CheckpointError: the weights do not fit the network.
             ConfigurationError: the device does not exist.
         """
-        network = Transformer(checkpoint.config)
-        load_weights(network, checkpoint.weights)
-        network.eval()
+        network = build_network(checkpoint)
         self.name = str(name or checkpoint.metadata.get("name") or DEFAULT_MODEL)
         self.fingerprint = checkpoint.fingerprint()
         self.tokenizer = checkpoint.tokenizer
         self.languages = self.tokenizer.languages
+        self.source_languages = self.tokenizer.source_languages
+        self.target_languages = self.tokenizer.target_languages
         self.config = checkpoint.config
         self._detector = LanguageDetector()
         self._network = network
@@ -157,7 +161,7 @@ class Translator:
         options, config = options or TextOptions(), config or GenerationConfig()
         if not isinstance(text, str):
             raise InvalidTextError("text", "must be a string", text)
-        target_code = resolve(target, self.languages, "target")
+        target_code = resolve(target, self.target_languages, "target")
         document = read_document(text, options)
         source_code, detected = self._source(document, source, target_code)
         reader = self._reader(source_code, target_code)
@@ -315,17 +319,24 @@ class Translator:
 
         def work() -> ExplainedTranslation:
             if translation is None:
-                inputs = [
-                    GenerationInput(
-                        explainable_source(self.tokenizer, self.config, text, reader.target),
-                        config or GenerationConfig(),
-                    )
-                ]
-                [request] = self._engine.submit_many(inputs, deadline_seconds=deadline_seconds)
+                ids = explainable_source(self.tokenizer, self.config, text, reader.target, reader.source)
+                begin = reader.decoder_prefix
+                own = dataclasses.replace(
+                    config or GenerationConfig(), target_prefix=begin, num_unscored=len(begin)
+                )
+                [request] = self._engine.submit_many([GenerationInput(ids, own)], deadline_seconds=deadline_seconds)
                 target_ids: Sequence[int] = request.future.result()[0].token_ids
             else:
-                target_ids = reader.encode_target(translation)
-            explanation = explain(self._network, self.tokenizer, text, reader.target, target_ids, options)
+                target_ids = [*reader.decoder_prefix, *reader.encode_target(translation)]
+            explanation = explain(
+                self._network,
+                self.tokenizer,
+                text,
+                reader.target,
+                target_ids,
+                options,
+                source_language=reader.source,
+            )
             shape = {name: getattr(self.config, name) for name in _SHAPE}
             return ExplainedTranslation(reader.source, reader.target, detected, shape, explanation)
 
@@ -333,7 +344,7 @@ class Translator:
 
     def detect(self, text: str) -> list[Detection]:
         """Return how likely each language is, best first, or nothing for a text without letters."""
-        return self._detector.detect(text, self.languages)
+        return self._detector.detect(text, self.source_languages)
 
     def stats(self) -> EngineStats:
         """Return what the engine has done so far, and does now."""
@@ -341,8 +352,9 @@ class Translator:
 
     def warm_up(self) -> None:
         """Translate a few words, so that the first request finds everything loaded."""
-        for target in self.languages:
-            self.translate(_WARM_UP, next(code for code in (*self.languages, target) if code != target), target)
+        for target in self.target_languages[:_WARM_TARGETS]:
+            source = next((code for code in self.source_languages if code != target), target)
+            self.translate(_WARM_UP, source, target)
 
     def close(self, drain: bool = True) -> None:
         """Stop the engine, after the running requests or at once."""
@@ -376,13 +388,17 @@ class Translator:
     def _source(self, document: Document, source: str | None, target: str) -> tuple[str, Detection | None]:
         """Return the source language, and the detection where it was left open; a text without letters has none."""
         if source is not None and source != AUTO:
-            return resolve(source, self.languages, "source"), None
+            return resolve(source, self.source_languages, "source"), None
+        if len(self.source_languages) > 1 and not {*self.source_languages} & {*self._detector.languages}:
+            raise UnsupportedLanguageError(
+                "source", "must be given: none of the model's languages can be detected", source
+            )
         detections = self.detect("\n".join(unit.text for unit in document.units))
         return (detections[0].language, detections[0]) if detections else (target, None)
 
     def _read(self, text: str, source: str | None, target: str) -> tuple[Reader, Detection | None]:
         """Return the model's view of the languages of a text that is looked at whole."""
-        target_code = resolve(target, self.languages, "target")
+        target_code = resolve(target, self.target_languages, "target")
         source_code, detected = self._source(PlainText(text), source, target_code)
         require_two_languages(source_code, target_code)
         return self._reader(source_code, target_code), detected
@@ -399,15 +415,16 @@ class Translator:
         target_prefix: str | None,
     ) -> Iterator[Flow]:
         """Yield the segments' flows; the prefix is the first translated segment's."""
-        later = dataclasses.replace(config, target_prefix=())
+        begin = reader.decoder_prefix
+        later = dataclasses.replace(config, target_prefix=begin, num_unscored=len(begin))
         is_first = True
         for segment in prepared.segments:
             own = later
             if is_first and segment.translatable:
                 is_first = False
-                own = config
+                own = dataclasses.replace(later, target_prefix=(*begin, *config.target_prefix))
                 if target_prefix:
                     ids = tuple(reader.encode_prefix(target_prefix, segment.pieces()))
-                    own = dataclasses.replace(config, target_prefix=ids)
+                    own = dataclasses.replace(later, target_prefix=ids)
             align = options.alignment or segment.has_inlines
             yield SegmentFlow(segment, reader, own, guard=options.guard, align=align, quality=options.quality).run()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.checkpoints.checkpoint import TOKENIZER_FILE, Checkpoint
+from model.checkpoints.checkpoint import Checkpoint
 from model.config import Activation, ModelConfig
 from model.errors import CheckpointError, ConfigurationError
 from model.transformer.positions import sinusoids
@@ -19,7 +19,7 @@ QUANTIZATIONS = ("float32", "int8", "int8_float32", "int16", "float16", "bfloat1
 
 
 def export_ctranslate2(path: Path, checkpoint: Checkpoint, quantization: str = "float32") -> None:
-    """Write a folder that ``ctranslate2.Translator`` opens, and the tokeniser's file beside it.
+    """Write a folder that ``ctranslate2.Translator`` opens, and the tokeniser's files beside it.
 
     Sources are given to it as pieces with language and end tokens, as our tokeniser makes them.
 
@@ -74,7 +74,7 @@ def export_ctranslate2(path: Path, checkpoint: Checkpoint, quantization: str = "
     try:
         path.mkdir(parents=True, exist_ok=True)
         spec.save(str(path))
-        (path / TOKENIZER_FILE).write_bytes(tokenizer.serialized)
+        tokenizer.save(path)
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error}") from error
 

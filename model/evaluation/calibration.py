@@ -18,7 +18,7 @@ from model.config import GenerationConfig
 from model.errors import CorpusError
 from model.generation.quality import Calibration, logit, word_log_probs
 from model.text.alignment import find_words
-from model.text.tokenizer import Tokenizer
+from model.text.tokenizing import TextTokenizer
 from model.translation import Translation
 from model.translator import Translator
 
@@ -87,7 +87,7 @@ def calibrate(
     )
 
 
-def word_examples(translation: Translation, reference: str, tokenizer: Tokenizer) -> Iterator[WordExample]:
+def word_examples(translation: Translation, reference: str, tokenizer: TextTokenizer) -> Iterator[WordExample]:
     """Yield the words of a translation, without punctuation; parts that are not as they were decoded are left out."""
     left = Counter(reference[start:end].casefold() for start, end in find_words(reference))
     for segment in translation.segments:

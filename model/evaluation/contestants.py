@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from model.checkpoints.checkpoint import TOKENIZER_FILE, Checkpoint, load_weights
+from model.checkpoints.checkpoint import Checkpoint, load_weights
 from model.config import EngineConfig, GenerationConfig
 from model.engine.device import count_workers, select_device
 from model.engine.engine import Engine
@@ -255,5 +255,5 @@ def peer_job(
         target=workload.target,
         settings=peer_settings(engine, sequential=not budget),
         options={"max_decoding_length": limit, **batches, **peer_options(config)},
-        tokenizer=str(folder / TOKENIZER_FILE),
+        tokenizer=str(folder),
     )

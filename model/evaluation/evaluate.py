@@ -9,13 +9,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from model.checkpoints.checkpoint import Checkpoint
-from model.config import GenerationConfig
+from model.config import EngineConfig, GenerationConfig
 from model.errors import CorpusError
 from model.evaluation.metrics import corpus_scores
-from model.evaluation.remote import RemoteTranslator
+from model.evaluation.remote import RemoteTranslation, RemoteTranslator
+from model.options import TextOptions
+from model.text.glossary import Glossary
 from model.training_config import TrainingConfig
+from model.translation import Translation
 from model.translator import Translator
+
+_LINES_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -48,8 +55,17 @@ def evaluate_pairs(
     source: str,
     target: str,
     config: GenerationConfig | None = None,
+    glossaries: Sequence[Glossary] = (),
 ) -> EvaluationResult:
     """Translate lines and score them against references, one reference a line.
+
+    Args:
+        translator: the model, or a service.
+        sources: the lines.
+        references: their translations by people.
+        source, target: codes of the languages.
+        config: how to decode.
+        glossaries: one for each line, or none; a service cannot be given any here.
 
     Raises:
         CorpusError: the numbers of lines differ, or there are none.
@@ -57,8 +73,14 @@ def evaluate_pairs(
     """
     if len(sources) != len(references):
         raise CorpusError(f"{len(sources)} source lines must match {len(references)} reference lines")
+    translations: Sequence[Translation | RemoteTranslation]
     started = time.perf_counter()
-    translations = translator.translate(list(sources), source, target, config)
+    if glossaries:
+        assert not isinstance(translator, RemoteTranslator), "its glossaries would have to be stored first"
+        options = [TextOptions(glossaries=(glossary,)) for glossary in glossaries]
+        translations = _translated(translator, sources, source, target, config, options)
+    else:
+        translations = translator.translate(list(sources), source, target, config)
     seconds = time.perf_counter() - started
     hypotheses = tuple(translation.text for translation in translations)
     bleu, chrf = corpus_scores(hypotheses, references)
@@ -74,6 +96,23 @@ def evaluate_pairs(
         warnings,
         dict(sorted(codes.items())),
     )
+
+
+def _translated(
+    translator: Translator,
+    sources: Sequence[str],
+    source: str,
+    target: str,
+    config: GenerationConfig | None,
+    options: Sequence[TextOptions],
+) -> list[Translation]:
+    """Translate lines with options of their own, some hundreds at once."""
+    translations: list[Translation] = []
+    for start in range(0, len(sources), _LINES_AT_ONCE):
+        lines = zip(sources[start : start + _LINES_AT_ONCE], options[start : start + _LINES_AT_ONCE], strict=True)
+        pending = [translator.submit(line, source, target, config, options=own) for line, own in lines]
+        translations += [each.future.result() for each in pending]
+    return translations
 
 
 def read_lines(path: Path) -> list[str]:
@@ -121,9 +160,11 @@ def evaluate_checkpoint(
     if evaluation is None:
         return {}, []
     greedy = GenerationConfig(beam_size=1)
+    # Steps are recorded as CUDA graphs otherwise, which other threads of a training process must not disturb.
+    engine = EngineConfig(decoder="plain") if torch.cuda.is_available() else EngineConfig()
     first, second = config.data.languages
     scores = {}
-    with Translator(checkpoint) as translator:
+    with Translator(checkpoint, engine) as translator:
         for name, (source, target) in itertools.product(evaluation.sets, ((first, second), (second, first))):
             sides = [
                 read_lines(Path(evaluation.directory) / f"{name}.{code}")[: evaluation.max_sentences]

@@ -16,6 +16,7 @@ from model.evaluation.evaluate import EvaluationResult, dev_sets, read_lines
 from model.evaluation.metrics import PairedTest, paired_tests
 from model.evaluation.remote import RemoteTranslator
 from model.evaluation.robustness import DevSet, robustness_sets
+from model.evaluation.terms import TermSurvival, glossaries_of, share_present, term_set
 from model.text.protection import check_protected
 from model.translator import Translator
 
@@ -31,12 +32,14 @@ class SetReport:
         result: scores and translations.
         survived: share of the lines with something that must survive in which all of it does; None without such lines.
         tests: BLEU and chrF2++ against the second model's, on the same lines; empty without one.
+        terms: how many of the set's terms came out; None without any.
     """
 
     dev: DevSet
     result: EvaluationResult
     survived: float | None
     tests: tuple[PairedTest, ...]
+    terms: TermSurvival | None = None
 
     def as_mapping(self) -> dict[str, Any]:
         """Return everything but the translations as plain values."""
@@ -45,6 +48,8 @@ class SetReport:
         shown = {"set": dev.name, "source": dev.source, "target": dev.target, "sentences": count} | result
         if self.survived is not None:
             shown["survived"] = self.survived
+        if self.terms is not None:
+            shown["terms"] = dataclasses.asdict(self.terms)
         if self.tests:
             shown["against"] = [dataclasses.asdict(test) for test in self.tests]
         return shown
@@ -74,19 +79,26 @@ def with_robustness(sets: Iterator[DevSet]) -> Iterator[DevSet]:
     for dev in sets:
         yield dev
         yield from robustness_sets(dev)
+        if (terms := term_set(dev)) is not None:
+            yield terms
 
 
 def evaluate_sets(
     translator: AnyTranslator, sets: Iterator[DevSet], config: GenerationConfig, against: AnyTranslator | None = None
 ) -> Iterator[SetReport]:
-    """Yield a report for each set; ``against`` translates the same lines, and its scores are compared."""
+    """Yield a report for each set; ``against`` translates the same lines, and its scores are compared.
+
+    Sets with terms are left out for a service, which takes glossaries only by their names.
+    """
     for dev in sets:
+        if dev.terms and isinstance(translator, RemoteTranslator):
+            continue
         result = _evaluated(translator, dev, config)
         tests: tuple[PairedTest, ...] = ()
         if against is not None:
             others = _evaluated(against, dev, config)
             tests = paired_tests(result.hypotheses, others.hypotheses, dev.references)
-        yield SetReport(dev, result, survival(dev, result.hypotheses), tests)
+        yield SetReport(dev, result, survival(dev, result.hypotheses), tests, _terms(translator, dev, config, result))
 
 
 def survival(dev: DevSet, hypotheses: Sequence[str]) -> float | None:
@@ -111,12 +123,26 @@ def show(report: SetReport, as_json: bool) -> None:
     print(f"  chrF2++ {result.chrf:.2f}  {result.chrf_signature}", flush=True)
     if report.survived is not None:
         print(f"  protected text whole in {report.survived:.2%} of the lines")
+    if report.terms is not None:
+        shares = f"{report.terms.kept:.2%} of {report.terms.count} terms came out"
+        print(f"  {shares}, {report.terms.without:.2%} without the glossary")
     for test in report.tests:
         print(f"  {test.name} {test.difference:+.2f} against {test.other:.2f}, p = {test.p_value:.4f}", flush=True)
 
 
+def _terms(
+    translator: AnyTranslator, dev: DevSet, config: GenerationConfig, result: EvaluationResult
+) -> TermSurvival | None:
+    if not dev.terms:
+        return None
+    plain = _evaluated(translator, dataclasses.replace(dev, terms=()), config)
+    count = sum(map(len, dev.terms))
+    return TermSurvival(count, share_present(dev, result.hypotheses), share_present(dev, plain.hypotheses))
+
+
 def _evaluated(translator: AnyTranslator, dev: DevSet, config: GenerationConfig) -> EvaluationResult:
-    return evaluate.evaluate_pairs(translator, dev.sources, dev.references, dev.source, dev.target, config)
+    glossaries = () if isinstance(translator, RemoteTranslator) else glossaries_of(dev)
+    return evaluate.evaluate_pairs(translator, dev.sources, dev.references, dev.source, dev.target, config, glossaries)
 
 
 def _read(name: str, source_file: Path, reference_file: Path, source: str, target: str, limit: int | None) -> DevSet:

@@ -46,7 +46,7 @@ class FootprintJob:
     options: dict[str, Any]
     """Fields of GenerationConfig, or arguments of ctranslate2's translate_batch."""
     tokenizer: str = ""
-    """The sentencepiece file, which is not in CTranslate2's folder."""
+    """Folder of the tokeniser, which CTranslate2 does not have."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,9 @@ def _translate_with_ours(job: FootprintJob) -> None:
 def _translate_with_peer(job: FootprintJob) -> None:
     import ctranslate2  # type: ignore[import-untyped]
 
-    from model.text.tokenizer import Tokenizer
+    from model.text.loading import load_tokenizer
 
-    tokenizer = Tokenizer.load(Path(job.tokenizer))
+    tokenizer = load_tokenizer(Path(job.tokenizer))
     pieces = tokenizer.pieces(range(tokenizer.vocab_size))
     ids = {piece: index for index, piece in enumerate(pieces)}
     translator = ctranslate2.Translator(job.folder, **job.settings)

@@ -36,6 +36,7 @@ class DevSet:
         source, target: codes of the languages.
         sources, references: the lines of both.
         pieces: for each line, what must stand in its translation as it is; empty where nothing must.
+        terms: for each line, words of the source with their wanted translations; empty where there are none.
     """
 
     name: str
@@ -44,6 +45,7 @@ class DevSet:
     sources: tuple[str, ...]
     references: tuple[str, ...]
     pieces: tuple[tuple[str, ...], ...] = ()
+    terms: tuple[tuple[tuple[str, str], ...], ...] = ()
 
 
 def robustness_sets(dev: DevSet) -> Iterator[DevSet]:

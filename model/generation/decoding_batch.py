@@ -221,7 +221,8 @@ class DecodingBatch(Generic[Key]):
             return None
         search = running.search
         if search.forced_token is not None:
-            return [[search.forced_token]] * len(host), [[row[0]] for row in host]
+            is_unscored = len(search.history()[0]) < running.item.config.num_unscored
+            return [[search.forced_token]] * len(host), [[0.0 if is_unscored else row[0]] for row in host]
         if isinstance(search, SamplingSearch):
             return self._drawn(search, host, log_probs[running.rows].cpu())
         all_tokens: list[list[int]] = []

@@ -80,7 +80,8 @@ class SegmentFlow:
         self._capitals = segment.text
         kept = [(span.start, span.end) for span in segment.protected]
         # A beginning is not rewritten: it is spelt as its writer wants the whole.
-        quiet = None if config.target_prefix else sentence_case(segment.text, reader.source, kept)
+        has_beginning = len(config.target_prefix) > len(reader.decoder_prefix)
+        quiet = None if has_beginning else sentence_case(segment.text, reader.source, kept)
         self._is_loud = quiet is not None and segment.translatable
         if quiet is not None and self._is_loud:
             segment = dataclasses.replace(segment, text=quiet)
@@ -211,7 +212,8 @@ class SegmentFlow:
             parts += [(segment.text[position : span.start], None), (self._pieces[number], number)]
             position = span.end
         parts.append((segment.text[position:], None))
-        config = dataclasses.replace(self._config, num_hypotheses=1, target_prefix=(), required_phrases=())
+        begin = reader.decoder_prefix
+        config = dataclasses.replace(self._config, num_hypotheses=1, target_prefix=begin, num_unscored=len(begin), required_phrases=())
         wanted = [index for index, (text, number) in enumerate(parts) if number is None and any(map(str.isalpha, text))]
         inputs = [GenerationInput(reader.encode_source(_core(parts[index][0])), config) for index in wanted]
         try:

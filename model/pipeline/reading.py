@@ -11,8 +11,9 @@ from model.generation.quality import Calibration, word_qualities
 from model.pipeline.markers import MarkedText
 from model.text.alignment import FloatArray, WordAlignment, align_words, piece_attention
 from model.text.languages import LanguageDetector
-from model.text.tokenizer import MARKERS, Tokenizer
+from model.text.tokenizer import MARKERS
 from model.text.tokenizer import PLACEHOLDERS as PLACEHOLDER_CHARACTERS
+from model.text.tokenizing import TextTokenizer
 from model.transformer import Transformer
 from model.translation import SegmentTranslation, WordQuality
 
@@ -27,7 +28,7 @@ class Reader:
     """A model, and the languages of one text."""
 
     network: Transformer
-    tokenizer: Tokenizer
+    tokenizer: TextTokenizer
     detector: LanguageDetector
     source: str
     target: str
@@ -49,16 +50,28 @@ class Reader:
         """Most source tokens that the network takes."""
         return self.network.config.max_source_length
 
+    @property
+    def decoder_prefix(self) -> tuple[int, ...]:
+        """Tokens that every target of the language begins with."""
+        return self.tokenizer.decoder_prefix(self.target)
+
+    @property
+    def is_reversible(self) -> bool:
+        """Whether the model translates in the other direction too."""
+        tokenizer = self.tokenizer
+        return self.source in tokenizer.target_languages and self.target in tokenizer.source_languages
+
     def fits(self, text: str) -> bool:
         """Whether the network can take a text at once."""
         # By characters first, so that a hostile text costs no more than a few passes over it.
         limit = self.max_source_length
-        return len(text) <= 16 * limit and len(self.tokenizer.encode_source(text, self.target)) <= limit
+        return len(text) <= 16 * limit and len(self.encode_source(text)) <= limit
 
     def encode_source(self, text: str, *, marked: bool = False) -> list[int]:
         """Return the tokens of a source text, with markers or without."""
-        encode = self.tokenizer.encode_source_marked if marked else self.tokenizer.encode_source
-        return encode(text, self.target)
+        if marked:
+            return self.tokenizer.encode_source_marked(text, self.target)
+        return self.tokenizer.encode_source(text, self.target, self.source)
 
     def can_mark(self, text: str) -> bool:
         """Whether markers can be put into a text: it must not have such characters of its own."""
@@ -69,12 +82,16 @@ class Reader:
         return self.tokenizer.encode_target(text)
 
     def encode_prefix(self, prefix: str, pieces: Sequence[str]) -> list[int]:
-        """Return the tokens of a target's beginning, which may hold some of the source's protected pieces."""
+        """Return the tokens of a target's beginning, which may hold some of the source's protected pieces.
+
+        They begin with those that every target of the language begins with.
+        """
+        begin = self.decoder_prefix
         if not (self.knows_placeholders and pieces):
-            return self.tokenizer.encode_target(prefix)
+            return [*begin, *self.tokenizer.encode_target(prefix)]
         for number, piece in enumerate(pieces):
             prefix = prefix.replace(piece, PLACEHOLDER_CHARACTERS[number], 1)
-        return self.tokenizer.encode_target_marked(prefix)
+        return [*begin, *self.tokenizer.encode_target_marked(prefix)]
 
     def placeholder_phrase(self, number: int) -> tuple[int, ...]:
         """Return the tokens that a target must have for a protected piece to be in it."""
@@ -103,37 +120,48 @@ class Reader:
             target: what the model wrote, or what stands for it.
             quality: whether to estimate the words' quality.
         """
-        source_ids, source_spans = self.tokenizer.encode_with_spans(source.text, marked=bool(source.spans))
-        target_ids, target_spans = self.tokenizer.encode_with_spans(target.text, marked=bool(source.spans))
-        config = self.network.config
-        if (
-            not target_ids
-            or len(target_ids) >= config.max_target_length
-            or len(source_ids) + 2 > self.max_source_length
-        ):
+        marked, limit = bool(source.spans), self.network.config.max_target_length
+        source_ids, source_spans = self.tokenizer.encode_with_spans(source.text, marked=marked, side="source")
+        target_ids, target_spans = self.tokenizer.encode_with_spans(target.text, marked=marked)
+        pairs = [self._pair(source_ids, target_ids, self.source, self.target)]
+        if not target_ids or len(pairs[0][0]) > self.max_source_length or len(pairs[0][1]) >= limit:
             return result
-        pairs = [([self.tokenizer.language_id(self.target), *source_ids, config.eos_id], target_ids)]
-        if len(target_ids) + 2 <= self.max_source_length and len(source_ids) < config.max_target_length:
-            pairs.append(([self.tokenizer.language_id(self.source), *target_ids, config.eos_id], source_ids))
+        if self.is_reversible:
+            pair = self._pair(target_ids, source_ids, self.target, self.source)
+            if len(pair[0]) <= self.max_source_length and len(pair[1]) < limit:
+                pairs.append(pair)
         forward, *backward = force_decode(self.network, pairs)
-        # The first and last source positions are the language and the end token, which are no part of the text.
-        attention = piece_attention(_weights(forward), len(target_ids))[:, 1:-1]
-        reverse = piece_attention(_weights(backward[0]), len(source_ids))[:, 1:-1] if backward else None
+        attention = self._attention(forward, target_ids, source_ids, self.source, self.target)
+        reverse = None
+        if backward:
+            reverse = self._attention(backward[0], source_ids, target_ids, self.target, self.source)
         aligned = align_words(source.text, target.text, source_spans, target_spans, attention, reverse)
         result = dataclasses.replace(result, alignment=_original(aligned, source, target))
         if not quality:
             return result
-        rates = word_qualities(aligned.target_words, target_spans, forward.token_log_probs, self.calibration)
+        log_probs = forward.token_log_probs[len(self.decoder_prefix) :]
+        rates = word_qualities(aligned.target_words, target_spans, log_probs, self.calibration)
         words = tuple(
             WordQuality(*target.original(*word), quality=round(rate, 4))
             for word, rate in zip(aligned.target_words, rates, strict=True)
         )
         return dataclasses.replace(result, words=words, quality=round(sum(rates) / len(rates), 4) if rates else None)
 
+    def _pair(
+        self, source_ids: Sequence[int], target_ids: Sequence[int], source: str, target: str
+    ) -> tuple[list[int], list[int]]:
+        """Put the special tokens around the pieces of a source and of a target."""
+        framed = self.tokenizer.frame_source(source_ids, target, source)
+        return framed, [*self.tokenizer.decoder_prefix(target), *target_ids]
 
-def _weights(decoding: ForcedDecoding) -> FloatArray:
-    assert decoding.cross_attention is not None, "it was asked for"
-    return decoding.cross_attention
+    def _attention(
+        self, decoding: ForcedDecoding, target_ids: Sequence[int], source_ids: Sequence[int], source: str, target: str
+    ) -> FloatArray:
+        """Return the weights (T, S) between pieces alone: special tokens are no part of the texts."""
+        assert decoding.cross_attention is not None, "it was asked for"
+        leading, prefix = self.tokenizer.num_leading(target, source), len(self.tokenizer.decoder_prefix(target))
+        weights = piece_attention(decoding.cross_attention, prefix + len(target_ids))
+        return weights[prefix:, leading : leading + len(source_ids)]
 
 
 def _original(aligned: WordAlignment, source: MarkedText, target: MarkedText) -> WordAlignment:

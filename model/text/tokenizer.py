@@ -13,7 +13,9 @@ import sentencepiece
 
 from model.errors import CheckpointError, ConfigurationError, InvalidTextError, UnsupportedLanguageError
 from model.text.offsets import Span, origins, piece_spans
+from model.text.tokenizing import Side
 
+TOKENIZER_FILE = "tokenizer.model"
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
 
 NUM_PLACEHOLDERS = 16
@@ -65,7 +67,8 @@ class Tokenizer:
     """A sentencepiece model with our special tokens.
 
     Attributes:
-        languages: target languages that have a token, in the order of their ids.
+        languages: target languages that have a token, in the order of their ids; sources may be in the same ones.
+        source_languages, target_languages: the same.
         vocab_size: number of token ids.
     """
 
@@ -88,7 +91,7 @@ class Tokenizer:
         if found != (PAD_ID, UNK_ID, BOS_ID, EOS_ID):
             raise CheckpointError(f"the tokeniser's pad, unk, bos, eos ids must be 0, 1, 2, 3, got {found}")
         self._language_ids = self._find_languages()
-        self.languages = tuple(self._language_ids)
+        self.languages = self.source_languages = self.target_languages = tuple(self._language_ids)
         if not self.languages:
             raise CheckpointError("the tokeniser has no target-language token such as <2en>")
         self._special = frozenset(i for i in range(self.vocab_size) if self._processor.IsControl(i)) | {UNK_ID}
@@ -122,9 +125,25 @@ class Tokenizer:
             raise UnsupportedLanguageError("target", f"must be one of {', '.join(self.languages)}", code)
         return self._language_ids[code]
 
-    def encode_source(self, text: str, target: str) -> list[int]:
+    def save(self, folder: Path) -> None:
+        """Write the sentencepiece model into a checkpoint's folder."""
+        (folder / TOKENIZER_FILE).write_bytes(self.serialized)
+
+    def encode_source(self, text: str, target: str, source: str | None = None) -> list[int]:
         """Return ``[language token, pieces ..., end token]`` of a source text that is to become ``target``."""
-        return [self.language_id(target), *self.encode_target(text), EOS_ID]
+        return self.frame_source(self.encode_target(text), target, source)
+
+    def frame_source(self, pieces: Sequence[int], target: str, source: str | None = None) -> list[int]:  # noqa: ARG002
+        """Put language and end token around the pieces of a source; its own language has no token."""
+        return [self.language_id(target), *pieces, EOS_ID]
+
+    def num_leading(self, target: str, source: str | None = None) -> int:  # noqa: ARG002 - the same for all
+        """Return 1: the target's language token."""
+        return 1
+
+    def decoder_prefix(self, target: str) -> tuple[int, ...]:  # noqa: ARG002 - the same for all
+        """Return nothing: the source says what language is wanted."""
+        return ()
 
     def encode_target(self, text: str) -> list[int]:
         """Return the pieces of a text without special tokens.
@@ -153,7 +172,7 @@ class Tokenizer:
 
     def encode_source_marked(self, marked: str, target: str) -> list[int]:
         """Return what :meth:`encode_source` does of a text in which :data:`MARKERS` stand for control tokens."""
-        return [self.language_id(target), *self.encode_target_marked(marked), EOS_ID]
+        return self.frame_source(self.encode_target_marked(marked), target)
 
     def encode_target_marked(self, marked: str) -> list[int]:
         """Return the pieces of a text in which :data:`MARKERS` stand for control tokens; see :func:`space_terms`.
@@ -193,7 +212,13 @@ class Tokenizer:
         text: str = self._processor.DecodeIds(plain)
         return text
 
-    def encode_with_spans(self, text: str, *, marked: bool = False) -> tuple[list[int], list[Span]]:
+    def encode_with_spans(
+        self,
+        text: str,
+        *,
+        marked: bool = False,
+        side: Side = "target",  # noqa: ARG002 - one vocabulary for both
+    ) -> tuple[list[int], list[Span]]:
         """Return what :meth:`encode_target` does, and the span of the text, in characters, of each piece.
 
         Spans do not include the space before a word. A character that is several pieces is the span of each of them.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import lzma
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -108,20 +107,13 @@ def _outputs(files: list[Path], folder: Path | None) -> list[Path | None]:
 
 def _write(path: Path | None, lines: Iterable[str]) -> None:
     """Write lines to a compressed file, whole or not at all; without a path they are only counted."""
-    from model.errors import CorpusError
+    from model.training.text_file import write_lines
 
     if path is None:
         for _ in lines:
             pass
-        return
-    temporary = path.with_suffix(".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with lzma.open(temporary, "wt", encoding="utf-8", newline="\n") as stream:
-            stream.writelines(lines)
-        temporary.replace(path)
-    except OSError as error:
-        raise CorpusError(f"cannot write {path}: {error.strerror or error}") from error
+    else:
+        write_lines(path, lines)
 
 
 def _show(findings: list[dict[str, Any]]) -> None:

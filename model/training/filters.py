@@ -133,9 +133,10 @@ class PairFilter:
 
     def rejection(self, first: str, second: str) -> str | None:
         """Return why a pair is unfit, or None; a pair that is fit counts for those that follow."""
-        return self._own_fault(first, second) or self._repeated(first, second)
+        return self.own_fault(first, second) or self.repeated(*self.keys(first, second))
 
-    def _own_fault(self, first: str, second: str) -> str | None:
+    def own_fault(self, first: str, second: str) -> str | None:
+        """Return why a pair is unfit by itself, or None; nothing is remembered."""
         config = self.config
         if min(letter_share(first), letter_share(second)) < config.min_letters:
             return "few letters"
@@ -149,19 +150,26 @@ class PairFilter:
             return "wrong language"
         return None
 
-    def _repeated(self, first: str, second: str) -> str | None:
-        """Look at what passed before, last of all, so that a pair that is dropped never stands for another."""
-        if self.config.near_duplicates:
-            key = near_duplicate_key(first, second)
-            if key in self._seen:
-                return "near duplicate"
-        if self.config.max_family:
-            family = family_key(first, second)
-            if family is not None and self._families[family] >= self.config.max_family:
+    def keys(self, first: str, second: str) -> tuple[bytes | None, bytes | None]:
+        """Return what a pair shares with its near duplicates and with its family, as far as the rules ask for it."""
+        return (
+            near_duplicate_key(first, second) if self.config.near_duplicates else None,
+            family_key(first, second) if self.config.max_family else None,
+        )
+
+    def repeated(self, near: bytes | None, family: bytes | None) -> str | None:
+        """Return why a pair with such keys is unfit beside those that passed, or None, and then it counts as passed.
+
+        To be asked last of all, so that a pair that is dropped never stands for another.
+        """
+        if near is not None and near in self._seen:
+            return "near duplicate"
+        if family is not None:
+            if self._families[family] >= self.config.max_family:
                 return "template family"
-            self._families.update([family] if family is not None else [])
-        if self.config.near_duplicates:
-            self._seen.add(key)
+            self._families[family] += 1
+        if near is not None:
+            self._seen.add(near)
         return None
 
     def _wrong_language(self, first: str, second: str) -> bool:

@@ -49,34 +49,50 @@ class Muon(torch.optim.Optimizer):
         assert closure is None, "closures are not needed here"
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                momentum = state["momentum"]
-                momentum.lerp_(parameter.grad, 1 - group["momentum"])
-                direction = orthogonalize(parameter.grad.lerp(momentum, group["momentum"]))
-                rows, columns = parameter.shape
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(direction, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+                if parameter.grad is not None and not self.state[parameter]:
+                    self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+            for parameters in _together([parameter for parameter in group["params"] if parameter.grad is not None]):
+                gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+                momenta = [self.state[parameter]["momentum"] for parameter in parameters]
+                torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+                mixed = torch._foreach_lerp(gradients, momenta, group["momentum"])
+                if len(parameters) > 1:
+                    directions = list(orthogonalize(torch.stack(mixed)).unbind())
+                else:
+                    directions = [orthogonalize(mixed[0])]
+                rows, columns = parameters[0].shape
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(parameters, directions, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+
+
+def _together(parameters: list[Tensor]) -> list[list[Tensor]]:
+    """Return the matrices in the groups that are orthogonalised at once.
+
+    On CUDA that is all of one shape: the products of one are too small to fill a GPU, and starting thousands of them
+    would take as long as they do. On a CPU each is alone.
+    """
+    groups: dict[object, list[Tensor]] = {}
+    for number, parameter in enumerate(parameters):
+        groups.setdefault((parameter.shape, parameter.dtype) if parameter.is_cuda else number, []).append(parameter)
+    return list(groups.values())
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """Return about ``U V^T`` for a matrix (R, C) with the singular value decomposition ``U S V^T``.
+    """Return about ``U V^T`` for a matrix with the singular value decomposition ``U S V^T``; (R, C), or many (N, R, C).
 
     The iteration is odd in the matrix, so U and V stay as they are; singular values that are not tiny beside the norm
     end between 0.6 and 1.3, which serves training as well as exactly one (Jordan et al. 2024).
     """
     a, b, c = _NEWTON_SCHULZ
     x = matrix.bfloat16() if matrix.is_cuda else matrix.float()
-    wide = x.shape[0] <= x.shape[1]
-    x = x if wide else x.t()
-    x = x / (x.norm() + 1e-7)
+    wide = x.shape[-2] <= x.shape[-1]
+    x = x if wide else x.mT
+    x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + 1e-7)
+    multiply = torch.addmm if x.dim() == 2 else torch.baddbmm
     for _ in range(_NEWTON_SCHULZ_STEPS):
-        gram = x @ x.t()
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x if wide else x.t()).to(matrix.dtype)
+        gram = x @ x.mT
+        x = multiply(x, multiply(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x if wide else x.mT).to(matrix.dtype)
 
 
 class Optimizer:

@@ -15,16 +15,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.checkpoints.checkpoint import TOKENIZER_FILE, WEIGHTS_FILE, Checkpoint, save_checkpoint
+from model.checkpoints.checkpoint import WEIGHTS_FILE, Checkpoint, save_checkpoint
 from model.config import ModelConfig, config_from_mapping, config_to_mapping
 from model.errors import CheckpointError, ConfigurationError
-from model.text.tokenizer import Tokenizer
+from model.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from model.training_config import AugmentationConfig, TrainingConfig
 
 _STATE_FOLDER = "training"
 _RECIPE_FILE = "recipe.json"
-_MUST_STAY = ("seed", "batch_tokens", "accumulation_steps")
-"""Besides network and tokeniser, what the position in the data depends on."""
+_MUST_STAY = {"seed": None, "batch_tokens": None, "accumulation_steps": None, "num_shapes": 0}
+"""Besides network and tokeniser, what the position in the data depends on, with what older runs' recipes mean."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,10 @@ class RunDirectory:
         before = json.loads(file.read_text(encoding="utf-8"))
         rule = f"as the run {self.path} began"
         require_same_network(config.model, config_from_mapping(ModelConfig, before["model"], "model."), rule)
-        for name in _MUST_STAY:
-            if getattr(config, name) != before[name]:
-                raise ConfigurationError(name, f"must be {before[name]} {rule}", getattr(config, name))
+        for name, older in _MUST_STAY.items():
+            begun = before.get(name, older)
+            if getattr(config, name) != begun:
+                raise ConfigurationError(name, f"must be {begun} {rule}", getattr(config, name))
         augmentation = config_from_mapping(AugmentationConfig, before.get("augmentation", {}), "augmentation.")
         if config.augmentation != augmentation:
             raise ConfigurationError(

@@ -6,16 +6,18 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from model.training.corpus import SourceReport
+from model.training.flops import Flops, measured_cpu_peak, peak_flops
 from model.training_config import TrainingConfig
 
 
@@ -28,12 +30,18 @@ class StepMetrics:
         tokens: target tokens.
         gradient_norm: before clipping.
         learning_rate: of the step.
+        num_ids: source and target ids of this rank's batches, padding included.
+        num_padding: how many of them are padding.
+        flops: of this rank.
     """
 
     totals: Tensor
     tokens: Tensor
     gradient_norm: Tensor
     learning_rate: float
+    num_ids: int = 0
+    num_padding: int = 0
+    flops: Flops = field(default_factory=Flops)
 
 
 class RunLog:
@@ -52,6 +60,7 @@ class RunLog:
         *,
         active: bool,
         show_progress: bool,
+        device: torch.device | None = None,
     ) -> None:
         self.path = path
         self.config = config
@@ -66,6 +75,7 @@ class RunLog:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._since = time.perf_counter()
+        self._peak = _peak_flops(device) if active and device is not None else None
 
     def __enter__(self) -> RunLog:
         if self.active:
@@ -75,7 +85,8 @@ class RunLog:
                 from torch.utils.tensorboard import SummaryWriter
 
                 self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=self.steps_done + 1)
-            self._write({"event": "start", "step": self.steps_done, "parameters": self.num_parameters})
+            start = {"event": "start", "step": self.steps_done, "parameters": self.num_parameters}
+            self._write(start | ({} if self._peak is None else {"peak_flops": self._peak}))
         if self.show_progress:
             self._progress = Progress(
                 TextColumn("step {task.completed}/{task.total}"),
@@ -139,18 +150,26 @@ class RunLog:
     def _flush(self) -> None:
         step = self.steps_done
         pending, self._pending = self._pending, []
-        tokens = sum(float(m.tokens) for m in pending)
-        loss = sum(float(m.totals[0]) for m in pending) / tokens
-        likelihood = sum(float(m.totals[1]) for m in pending) / tokens
+        # One question to the device for all steps since the line before, and the only one.
+        columns = [torch.stack([*m.totals, m.tokens, m.gradient_norm]) for m in pending]
+        losses, likelihoods, all_tokens, norms = zip(*torch.stack(columns).tolist(), strict=True)
+        tokens = sum(all_tokens)
+        loss, likelihood = sum(losses) / tokens, sum(likelihoods) / tokens
+        flops = sum((m.flops for m in pending), Flops())
         now = time.perf_counter()
         values = {
             "loss": loss,
             "nll": likelihood,
             "learning_rate": pending[-1].learning_rate,
-            "gradient_norm": max(float(m.gradient_norm) for m in pending),
+            "gradient_norm": max(norms),
             "tokens_per_second": tokens / (now - self._since),
             "target_tokens": tokens,
+            "padding": sum(m.num_padding for m in pending) / max(1, sum(m.num_ids for m in pending)),
+            "flops": flops.useful,
+            "flops_on_padding": flops.executed - flops.useful,
         }
+        if self._peak is not None:
+            values["flop_utilization"] = flops.useful / (now - self._since) / self._peak
         self._since = now
         self._write({"event": "step", "step": step, "time": time.time(), **values})
         for name, value in values.items():
@@ -178,3 +197,8 @@ class RunLog:
     def _scalar(self, name: str, value: float, step: int) -> None:
         if self._board is not None:
             self._board.add_scalar(name, value, step)
+
+
+def _peak_flops(device: torch.device) -> float | None:
+    """Return the rate that utilisation is reported of: the maker's for a known GPU, a measured one for a CPU."""
+    return peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else measured_cpu_peak()

@@ -45,13 +45,17 @@ def shortlist(
     Every hundredth pair is kept back; how much of it the short-lists cover is shown.
     """
     from model.checkpoints.checkpoint import SHORTLIST_FILE, load_checkpoint, save_shortlist
+    from model.errors import ConfigurationError
     from model.generation.shortlist import Shortlist
+    from model.text.tokenizer import Tokenizer
     from model.training.corpus import load_corpus
     from model.training.lexicon import bounded
     from model.training.shortlist_arrays import estimate_shortlist, measure_coverage, split_held_out
     from model.training_config import DataConfig, SourceConfig
 
     tokenizer = load_checkpoint(model).tokenizer
+    if not isinstance(tokenizer, Tokenizer):
+        raise ConfigurationError("model", "must have a tokeniser of our own format", str(model))
     for code in languages:
         tokenizer.language_id(code)  # refuses a language that the model lacks before the corpora are read
     sources = tuple(SourceConfig(str(path.resolve())) for path in corpora)

@@ -1,4 +1,4 @@
-"""Text files, plain or compressed, as lines of UTF-8; what stands in a line is the corpus' business."""
+"""Text files, plain or compressed, as lines of UTF-8, read and written; what a line holds is the corpus' business."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -39,6 +39,28 @@ def read_lines(path: Path) -> Iterator[str]:
         raise CorpusError(f"cannot read {path}{where}: {getattr(error, 'strerror', None) or error}") from error
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path}, after line {line_number}: must be UTF-8 ({error.reason})") from error
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines, each with its end, compressed by the name's ending; the file is there whole or not at all.
+
+    The same lines give the same bytes.
+
+    Raises:
+        CorpusError: the file cannot be written, or zstandard is not installed.
+    """
+    temporary = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            stream = _COMPRESSORS[path.suffix](file) if path.suffix in _COMPRESSORS else None
+            with io.TextIOWrapper(cast(BinaryIO, stream or file), encoding="utf-8", newline="\n") as text:
+                text.writelines(lines)
+        temporary.replace(path)
+    except ImportError as error:
+        raise CorpusError(f"{path}: writing zst needs the package zstandard (extra 'train')") from error
+    except OSError as error:
+        raise CorpusError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 class _ZstdReader(io.RawIOBase):
@@ -91,3 +113,18 @@ _DECOMPRESSORS: dict[str, Callable[[BinaryIO], object]] = {
     ".zst": lambda file: io.BufferedReader(_ZstdReader(file), _BLOCK_BYTES),
 }
 """The stream of decompressed bytes, by the ending of the file's name."""
+
+
+def _zstd_writer(file: BinaryIO) -> object:
+    import zstandard
+
+    return zstandard.ZstdCompressor(level=19, write_checksum=True).stream_writer(file, closefd=False)
+
+
+_COMPRESSORS: dict[str, Callable[[BinaryIO], object]] = {
+    ".gz": lambda file: gzip.GzipFile("", "wb", fileobj=file, mtime=0),
+    ".bz2": lambda file: bz2.BZ2File(file, "wb"),
+    ".xz": lambda file: lzma.LZMAFile(file, "wb", preset=6),  # noqa: SIM115, its wrapper closes it
+    ".zst": _zstd_writer,
+}
+"""The stream that compresses, by the ending of the file's name."""

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,16 +17,17 @@ from torch import Tensor, nn
 from model.checkpoints.checkpoint import Checkpoint, load_checkpoint, load_weights
 from model.errors import ConfigurationError, TrainingDivergedError
 from model.text.tokenizer import Tokenizer
-from model.training.augmentation import Augmentation
-from model.training.batching import Batch, Batches, Position, steps
-from model.training.corpus import Corpus, file_hash, fingerprint, load_corpus
+from model.training.batching import Batch, Batches, Position, planned_steps
+from model.training.corpus import file_hash
 from model.training.distributed import Ranks, join_ranks
-from model.training.loss import linear_cross_entropy
+from model.training.flops import Flops
+from model.training.loading import array_steps, load_batches
+from model.training.loss import Pointwise, linear_cross_entropy, loss_and_gradient
 from model.training.optimizer import Optimizer, WeightAverage
+from model.training.prefetch import on_device
 from model.training.run_directory import RunDirectory, TrainingState, require_same_network
 from model.training.run_log import RunLog, StepMetrics
-from model.training.word_lexicon import load_word_lexicon
-from model.training_config import TrainingConfig
+from model.training_config import SourceConfig, TrainingConfig
 from model.transformer import Transformer
 
 Evaluate = Callable[[Checkpoint, TrainingConfig], tuple[dict[str, float], list[tuple[str, str]]]]
@@ -39,23 +40,59 @@ _FREE_IN_FINE_TUNING = ("dropout", "attention_dropout", "max_source_length", "ma
 class TrainingNetwork(nn.Module):
     """The network with its loss, so that one forward call is all that a data-parallel wrapper sees."""
 
-    def __init__(self, network: Transformer, smoothing: float, *, compiled: bool) -> None:
+    def __init__(self, network: Transformer, smoothing: float, *, compiled: bool, num_shapes: int = 0) -> None:
+        """Wrap a network.
+
+        Args:
+            network: to be trained.
+            smoothing: probability mass spread over the vocabulary.
+            compiled: compile it with torch.compile.
+            num_shapes: how many shapes there are, each compiled by itself; 0 compiles once for all there may be.
+        """
         super().__init__()
         self.network = network
         self.smoothing = smoothing
-        self.hidden = torch.compile(network.hidden, dynamic=True) if compiled else network.hidden
+        self.hidden = network.hidden
+        self.pointwise: Pointwise | None = None
+        if compiled and num_shapes:
+            _compile_layers(network, num_shapes)
+        elif compiled:
+            self.hidden = torch.compile(network.hidden, dynamic=True)
+        if compiled and network.projection.is_cuda:
+            self.pointwise = torch.compile(loss_and_gradient, dynamic=True)
 
     def forward(
-        self, source_ids: Tensor, source_mask: Tensor | None, target_input_ids: Tensor, targets: Tensor
+        self,
+        source_ids: Tensor,
+        source_mask: Tensor | None,
+        target_input_ids: Tensor,
+        targets: Tensor,
+        positions: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the summed label-smoothed loss and the summed negative log-likelihood of (B, T) targets."""
+        """Return the summed label-smoothed loss and the summed negative log-likelihood of (B, T) targets.
+
+        ``positions`` (N,) says which of them are no padding, counted row by row. Without it the device has to tell,
+        and everybody waits.
+        """
         config = self.network.config
         states = self.hidden(source_ids, target_input_ids, source_mask)  # (B, T, D)
-        wanted = targets != config.pad_id
-        kept = states[wanted] * config.output_scale  # (N, D)
+        if positions is None:
+            positions = (targets.flatten() != config.pad_id).nonzero().squeeze(1)
+        kept = states.flatten(0, 1).index_select(0, positions) * config.output_scale  # (N, D)
+        wanted = targets.flatten().index_select(0, positions)
         return linear_cross_entropy(
-            kept, self.network.projection, targets[wanted], self.smoothing, self.network.output_bias
+            kept, self.network.projection, wanted, self.smoothing, self.network.output_bias, self.pointwise
         )
+
+
+def _compile_layers(network: Transformer, num_shapes: int) -> None:
+    """Compile each layer for itself: equal layers share their code, so that a shape costs two compilations."""
+    import torch._dynamo
+
+    # Beyond this many versions of one function torch would go on without compiling, and say so in a log only.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * num_shapes + 8)
+    for layer in (*network.encoder.layers, *network.decoder.layers):
+        layer.compile(dynamic=False)
 
 
 class Trainer:
@@ -75,6 +112,7 @@ class Trainer:
         self.config = config
         self.ranks: Ranks = join_ranks()
         self.run = RunDirectory(Path(config.run_directory), config.keep_checkpoints)
+        self._cache = self.run.path / "cache"
         self.tokenizer = Tokenizer.load(Path(config.tokenizer))
         if self.tokenizer.vocab_size != config.model.vocab_size:
             rule = f"must be the tokeniser's ({self.tokenizer.vocab_size})"
@@ -95,6 +133,7 @@ class Trainer:
             self.optimizer.steps_done,
             active=self.ranks.is_main,
             show_progress=show_progress,
+            device=self.ranks.device,
         )
         self._evaluate = evaluate if config.evaluation is not None else None
         self._stop = False
@@ -111,12 +150,12 @@ class Trainer:
             if ranks.is_main:
                 self.run.save_config(config)
             batches = self._load_batches()
-            network = TrainingNetwork(self.network, config.label_smoothing, compiled=config.compile)
+            network = TrainingNetwork(
+                self.network, config.label_smoothing, compiled=config.compile, num_shapes=config.num_shapes
+            )
             module = ranks.wrap(network)
-            data = steps(batches, self.position, config.accumulation_steps, ranks.rank, ranks.world_size)
-            remaining = max(0, config.optimizer.total_steps - self.optimizer.steps_done)
-            with self._signals(), self.log:
-                for micro_batches, position in itertools.islice(data, remaining):
+            with self._signals(), self.log, contextlib.closing(self._steps(batches)) as data:
+                for micro_batches, position in data:
                     metrics = self.train_step(module, micro_batches)
                     self.position = position
                     self.log.step(self.optimizer.steps_done, metrics)
@@ -126,11 +165,14 @@ class Trainer:
                         break
 
     def train_step(self, module: nn.Module, micro_batches: list[Batch]) -> StepMetrics:
-        """Do one optimiser step; the loss is a mean over the target tokens of all micro-batches and ranks."""
+        """Do one optimiser step; the loss is a mean over the target tokens of all micro-batches and ranks.
+
+        Nothing in it asks the device for a number, so that the device is never waited for.
+        """
         self._seed_dropout()
         learning_rate = self.optimizer.learning_rate
         local_tokens = sum(batch.num_target_tokens for batch in micro_batches)
-        tokens = self.ranks.sum(torch.tensor(float(local_tokens), device=self.ranks.device))
+        tokens = self.ranks.sum(torch.full((), float(local_tokens), device=self.ranks.device))
         totals = torch.zeros(2, device=self.ranks.device)
         for batch in micro_batches[:-1]:
             with self.ranks.no_sync(module):
@@ -139,7 +181,15 @@ class Trainer:
         norm = self.optimizer.step()
         if self.average is not None:
             self.average.update(self.network)
-        return StepMetrics(self.ranks.sum(totals), tokens, norm, learning_rate)
+        return StepMetrics(
+            self.ranks.sum(totals),
+            tokens,
+            norm,
+            learning_rate,
+            num_ids=sum(batch.source_ids.numel() + batch.targets.numel() for batch in micro_batches),
+            num_padding=sum(batch.num_padding for batch in micro_batches),
+            flops=sum((batch.flops for batch in micro_batches), Flops()),
+        )
 
     def checkpoint(self) -> Checkpoint:
         """Return the averaged weights (or the current ones) as a checkpoint.
@@ -148,12 +198,8 @@ class Trainer:
         tokens in a source the weights know the meaning: those of this run and those of the weights that it began with.
         """
         weights = self.average.weights if self.average is not None else dict(self.network.named_parameters())
-        metadata: dict[str, Any] = {
-            "steps": self.optimizer.steps_done,
-            "data": [
-                dataclasses.asdict(source) | self._hashes.get(source.path, {}) for source in self.config.data.sources
-            ],
-        }
+        data = [_described(source) | self._hashes.get(source.path, {}) for source in self.config.data.sources]
+        metadata: dict[str, Any] = {"steps": self.optimizer.steps_done, "data": data}
         augmentation = self.config.augmentation
         if augmentation.shares:
             metadata["augmentation"] = augmentation.shares
@@ -168,10 +214,9 @@ class Trainer:
 
     def _backward(self, module: nn.Module, batch: Batch, tokens: Tensor) -> Tensor:
         """Add one micro-batch's gradients; return its summed loss and negative log-likelihood."""
-        batch = batch.to(self.ranks.device)
         bfloat16 = self.config.precision == "bfloat16"
         with torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=bfloat16):
-            loss, likelihood = module(batch.source_ids, batch.source_mask, batch.target_input_ids, batch.targets)
+            loss, likelihood = module(*batch.tensors)
         # The data-parallel wrapper averages over ranks; a sum over all tokens is wanted.
         (loss * (self.ranks.world_size / tokens)).backward()
         return torch.stack([loss.detach(), likelihood.detach()])
@@ -192,7 +237,7 @@ class Trainer:
                 self.average.load(state.average, state.average_updates)
 
     def _load_initial(self, path: Path) -> None:
-        initial = load_checkpoint(path)
+        initial = load_checkpoint(RunDirectory(path, keep=1).newest_path() or path)
         rule = f"as in initial_checkpoint {path}"
         require_same_network(self.config.model, initial.config, rule, free=_FREE_IN_FINE_TUNING)
         if initial.tokenizer.serialized != self.tokenizer.serialized:
@@ -205,32 +250,22 @@ class Trainer:
         config = self.config
         if not self.ranks.is_main:
             self.ranks.barrier()
-        corpus, reports = load_corpus(config.data, self.tokenizer, self.run.path / "cache")
+        batches, reports = load_batches(config, self.tokenizer, self._cache, config.data_workers)
         directory = Path(config.data.directory)
         self._hashes = {s.path: {"blake2b": file_hash(directory / s.path)} for s in config.data.sources}
-        augmentation = self._load_augmentation(corpus) if config.augmentation.shares else None
         if self.ranks.is_main:
             self.ranks.barrier()
-        self.log.corpus(reports, len(corpus))
-        return Batches(
-            corpus,
-            self.tokenizer,
-            config.model,
-            config.data.languages,
-            config.batch_tokens,
-            config.seed,
-            augmentation,
-        )
+        self.log.corpus(reports, len(batches.corpus))
+        return batches
 
-    def _load_augmentation(self, corpus: Corpus) -> Augmentation:
-        """Prepare the changes of the text; a changed example is never longer than network and batch allow."""
-        config, data = self.config, self.config.data
-        lexicon = None
-        if config.augmentation.markers:
-            file = self.run.path / "cache" / f"words-{fingerprint(data, self.tokenizer)}.npz"
-            lexicon = load_word_lexicon(corpus, self.tokenizer, file)
-        limit = min(config.model.max_source_length, config.model.max_target_length, config.batch_tokens) - 2
-        return Augmentation(corpus, self.tokenizer, data.languages, config.augmentation, limit, config.seed, lexicon)
+    def _steps(self, batches: Batches) -> Generator[tuple[list[Batch], Position], None, None]:
+        """Yield the remaining steps' batches on the device, with the position after each."""
+        config, ranks = self.config, self.ranks
+        remaining = max(0, config.optimizer.total_steps - self.optimizer.steps_done)
+        planned = planned_steps(batches, self.position, config.accumulation_steps, ranks.rank, ranks.world_size)
+        own = itertools.islice(planned, remaining)
+        arrays = array_steps(config, self.tokenizer, self._cache, batches, own)
+        return on_device(arrays, ranks.device)
 
     def _after_step(self, *, stop: bool) -> None:
         """Write a checkpoint and measure it, where the recipe asks for it; a run's end always leaves a checkpoint."""
@@ -279,6 +314,10 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _described(source: SourceConfig) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(source).items() if value is not None}
 
 
 def train(config: TrainingConfig, *, show_progress: bool = True) -> Path:

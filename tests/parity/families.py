@@ -1,4 +1,4 @@
-"""Tiny random networks of the `transformers` package, and for each family its table and its page of quirks.
+"""Tiny random networks of the `transformers` package, and what each family is in the fields of ModelConfig.
 
 Nothing is downloaded: every network is built from a configuration object, and all of its tensors are drawn at random,
 those included that start as zeros or ones.
@@ -17,7 +17,6 @@ import pytest
 import torch
 
 from model.config import Activation, ModelConfig
-from tests.parity.renaming import Rename
 
 transformers: Any = pytest.importorskip("transformers", minversion="5.0", reason="transformers 5 is a dev extra")
 
@@ -33,53 +32,13 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 """Their names of activations to ours."""
 
-BART_LAYERS = [
-    Rename(r"model\.(\w+\.layers\.\d+)\.self_attn\.(\w+_proj\.\w+)", r"\1.self_attention.\2"),
-    Rename(r"model\.(\w+\.layers\.\d+)\.encoder_attn\.(\w+_proj\.\w+)", r"\1.cross_attention.\2"),
-    Rename(r"model\.(\w+\.layers\.\d+)\.self_attn_layer_norm\.(\w+)", r"\1.self_attention_residual.norm.\2"),
-    Rename(r"model\.(\w+\.layers\.\d+)\.encoder_attn_layer_norm\.(\w+)", r"\1.cross_attention_residual.norm.\2"),
-    Rename(r"model\.(\w+\.layers\.\d+)\.final_layer_norm\.(\w+)", r"\1.feed_forward_residual.norm.\2"),
-    Rename(r"model\.(\w+\.layers\.\d+)\.fc1\.(\w+)", r"\1.feed_forward.in_proj.\2"),
-    Rename(r"model\.(\w+\.layers\.\d+)\.fc2\.(\w+)", r"\1.feed_forward.out_proj.\2"),
-]
-"""What Marian, M2M-100, BART and mBART have in common."""
-ONE_TABLE = Rename(r"model\.shared\.weight|model\.\w+\.embed_tokens\.weight|lm_head\.weight", "source_embedding.weight")
-LOGITS_BIAS = Rename("final_logits_bias", "output_bias")
-COMPUTED_POSITIONS = Rename(r"model\.\w+\.embed_positions\.weight", None)
-LEARNED_POSITIONS = Rename(r"model\.(\w+)\.embed_positions\.weight", r"\1.embedding.positions.weight")
-EMBEDDING_NORM = Rename(r"model\.(\w+)\.layernorm_embedding\.(\w+)", r"\1.embedding.norm.\2")
-FINAL_NORM = Rename(r"model\.(\w+)\.layer_norm\.(\w+)", r"\1.norm.\2")
-_T5_LAYER = r"(\w+)\.block\.(\d+)\.layer"
-T5_LAYERS = [
-    Rename(rf"{_T5_LAYER}\.0\.SelfAttention\.([qkv])\.weight", r"\1.layers.\2.self_attention.\3_proj.weight"),
-    Rename(rf"{_T5_LAYER}\.0\.SelfAttention\.o\.weight", r"\1.layers.\2.self_attention.out_proj.weight"),
-    Rename(r"(\w+)\.block\.0\.layer\.0\.SelfAttention\.relative_attention_bias\.weight", r"\1.relative_bias.weight"),
-    Rename(rf"{_T5_LAYER}\.0\.layer_norm\.weight", r"\1.layers.\2.self_attention_residual.norm.weight"),
-    Rename(rf"{_T5_LAYER}\.1\.EncDecAttention\.([qkv])\.weight", r"\1.layers.\2.cross_attention.\3_proj.weight"),
-    Rename(rf"{_T5_LAYER}\.1\.EncDecAttention\.o\.weight", r"\1.layers.\2.cross_attention.out_proj.weight"),
-    Rename(
-        r"decoder\.block\.(\d+)\.layer\.1\.layer_norm\.(\w+)", r"decoder.layers.\1.cross_attention_residual.norm.\2"
-    ),
-    Rename(r"encoder\.block\.(\d+)\.layer\.1\.layer_norm\.(\w+)", r"encoder.layers.\1.feed_forward_residual.norm.\2"),
-    Rename(r"decoder\.block\.(\d+)\.layer\.2\.layer_norm\.(\w+)", r"decoder.layers.\1.feed_forward_residual.norm.\2"),
-    Rename(rf"{_T5_LAYER}\.[12]\.DenseReluDense\.wo\.weight", r"\1.layers.\2.feed_forward.out_proj.weight"),
-    Rename(r"(\w+)\.final_layer_norm\.weight", r"\1.norm.weight"),
-]
-T5_PLAIN = [Rename(rf"{_T5_LAYER}\.[12]\.DenseReluDense\.wi\.weight", r"\1.layers.\2.feed_forward.in_proj.weight")]
-T5_GATED = [
-    Rename(rf"{_T5_LAYER}\.[12]\.DenseReluDense\.wi_0\.weight", r"\1.layers.\2.feed_forward.in_proj.weight"),
-    Rename(rf"{_T5_LAYER}\.[12]\.DenseReluDense\.wi_1\.weight", r"\1.layers.\2.feed_forward.gate_proj.weight"),
-]
-T5_TABLE = r"shared\.weight|(?:encoder|decoder)\.embed_tokens\.weight"
-
 
 @dataclass(frozen=True)
 class Family:
-    """One network of another code base, and what it takes to run it as ours."""
+    """One network of another code base, and its shape as we write it."""
 
     theirs: Any
     config: ModelConfig
-    table: list[Rename]
 
 
 @dataclass(frozen=True)
@@ -95,26 +54,15 @@ def marian(settings: dict[str, Any]) -> Family:
     theirs_config = transformers.MarianConfig(
         pad_token_id=VOCAB_SIZE - 1, eos_token_id=0, decoder_start_token_id=VOCAB_SIZE - 1, **_bart_shape(settings)
     )
-    shared = theirs_config.share_encoder_decoder_embeddings
-    tables = [ONE_TABLE]
-    if not shared:
-        tables = [
-            Rename(r"model\.encoder\.embed_tokens\.weight", "source_embedding.weight"),
-            Rename(r"model\.decoder\.embed_tokens\.weight|lm_head\.weight", "target_embedding.weight"),
-        ]
     config = ModelConfig(
         **_bart_fields(theirs_config),
         norm_position="post",
         final_norm=False,
         sinusoid_layout="halves",
         output_bias=True,
-        tie_source_target=shared,
+        tie_source_target=theirs_config.share_encoder_decoder_embeddings,
     )
-    return Family(
-        _randomized(transformers.MarianMTModel(theirs_config)),
-        config,
-        [*BART_LAYERS, *tables, COMPUTED_POSITIONS, LOGITS_BIAS],
-    )
+    return Family(_randomized(transformers.MarianMTModel(theirs_config)), config)
 
 
 def m2m100(settings: dict[str, Any]) -> Family:
@@ -127,11 +75,7 @@ def m2m100(settings: dict[str, Any]) -> Family:
         sinusoid_layout="halves_fairseq",
         position_offset=theirs_config.pad_token_id + 1,
     )
-    return Family(
-        _randomized(transformers.M2M100ForConditionalGeneration(theirs_config)),
-        config,
-        [*BART_LAYERS, ONE_TABLE, FINAL_NORM],
-    )
+    return Family(_randomized(transformers.M2M100ForConditionalGeneration(theirs_config)), config)
 
 
 def bart(settings: dict[str, Any]) -> Family:
@@ -148,11 +92,7 @@ def bart(settings: dict[str, Any]) -> Family:
         position_offset=2,
         output_bias=True,
     )
-    return Family(
-        _randomized(transformers.BartForConditionalGeneration(theirs_config)),
-        config,
-        [*BART_LAYERS, ONE_TABLE, LEARNED_POSITIONS, EMBEDDING_NORM, LOGITS_BIAS],
-    )
+    return Family(_randomized(transformers.BartForConditionalGeneration(theirs_config)), config)
 
 
 def mbart(settings: dict[str, Any]) -> Family:
@@ -167,11 +107,7 @@ def mbart(settings: dict[str, Any]) -> Family:
         position_offset=2,
         output_bias=True,
     )
-    return Family(
-        _randomized(transformers.MBartForConditionalGeneration(theirs_config)),
-        config,
-        [*BART_LAYERS, ONE_TABLE, LEARNED_POSITIONS, EMBEDDING_NORM, FINAL_NORM, LOGITS_BIAS],
-    )
+    return Family(_randomized(transformers.MBartForConditionalGeneration(theirs_config)), config)
 
 
 def t5(settings: dict[str, Any]) -> Family:
@@ -215,16 +151,14 @@ def t5(settings: dict[str, Any]) -> Family:
         embedding_scale=1.0,
         tie_output=tied,
         output_scale=theirs_config.d_model**-0.5 if theirs_config.scale_decoder_outputs else 1.0,
+        max_source_length=512,
+        max_target_length=512,
         pad_id=0,
+        bos_id=0,
         eos_id=1,
         decoder_start_id=0,
     )
-    inner = T5_GATED if config.gated else T5_PLAIN
-    if tied:
-        tables = [Rename(rf"{T5_TABLE}|lm_head\.weight", "source_embedding.weight")]
-    else:
-        tables = [Rename(T5_TABLE, "source_embedding.weight"), Rename(r"lm_head\.weight", "output_weight")]
-    return Family(_randomized(theirs), config, [*T5_LAYERS, *inner, *tables])
+    return Family(_randomized(theirs), config)
 
 
 SMALL: dict[str, Any] = {"d_model": 8, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_layers": 1}

@@ -35,14 +35,60 @@ REFUSED = {
     "t5": ["position_type must not be relative, got 'relative'", "head_dim must be d_model / num_heads, got 6"],
 }
 LENGTHS = {"max_source_length": 40, "max_target_length": LIMIT}
+MARIAN: dict[str, Any] = {
+    "norm_position": "post",
+    "final_norm": False,
+    "sinusoid_layout": "halves",
+    "pad_id": VOCAB_SIZE - 1,
+    "bos_id": VOCAB_SIZE - 1,
+    "eos_id": 0,
+    "decoder_start_id": VOCAB_SIZE - 1,
+}
+M2M100: dict[str, Any] = {
+    "sinusoid_layout": "halves_fairseq",
+    "position_offset": 2,
+    "pad_id": 1,
+    "bos_id": 0,
+    "eos_id": 2,
+    "decoder_start_id": 2,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "opus-mt": MARIAN | {"activation": "silu"},
+    "opus-mt-tiny": MARIAN | {"d_model": 24, "num_heads": 3, "d_ff": 20, "num_decoder_layers": 1},
+    "marian-unscaled": MARIAN | {"embedding_scale": 1.0, "activation": "gelu"},
+    "marian-two-tables": MARIAN | {"tie_source_target": False},
+    "m2m100": M2M100,
+    "nllb-deep-encoder": M2M100 | {"num_encoder_layers": 4, "num_decoder_layers": 1, "num_heads": 8},
+    "m2m100-unscaled": M2M100 | {"embedding_scale": 1.0, "activation": "gelu"},
+    "mbart": {
+        "embedding_norm": True,
+        "position_type": "learned",
+        "position_offset": 2,
+        "activation": "gelu",
+        "pad_id": 1,
+        "bos_id": 0,
+        "eos_id": 2,
+        "decoder_start_id": 2,
+    },
+}
+"""Shapes of public families, as importing them gives them."""
 Scored = tuple[list[int], float]
 """Tokens and score of a hypothesis."""
 
 
 @functools.cache
 def network(variation: str) -> Transformer:
-    """Return a random network that ends a target after a few tokens more often than never."""
-    model = build(variation, vocab_size=VOCAB_SIZE, output_bias=True, **LENGTHS)
+    """Return a random network that ends a target after a few tokens more often than never.
+
+    Public families without a bias on the logits get one all the same, because random networks would not end by
+    themselves; and the end token, from which some decoders start, is made less like itself. The shape stays theirs.
+    """
+    fields = FAMILIES.get(variation, {})
+    shape = {**LENGTHS, **fields, "output_bias": True, "vocab_size": VOCAB_SIZE}
+    model = build("default" if fields else variation, **shape)
+    if fields:
+        with torch.no_grad():
+            model.target_embedding.weight[model.config.eos_id] *= 0.1
     generator = torch.Generator().manual_seed(1)
     source, target = (torch.randint(VOCAB_SIZE, (40, 12), generator=generator) for _ in range(2))
     with torch.no_grad():
@@ -81,7 +127,7 @@ def translate(folder: Path, beam_size: int, compute_type: str = "float32", **opt
     return [([ids[piece] for piece in result.hypotheses[0]], result.scores[0]) for result in results]
 
 
-@pytest.mark.parametrize("variation", [name for name in VARIATIONS if name not in REFUSED])
+@pytest.mark.parametrize("variation", [*(name for name in VARIATIONS if name not in REFUSED), *FAMILIES])
 def test_an_exported_network_translates_the_same(variation: str, tmp_path: Path) -> None:
     model = network(variation)
     export_ctranslate2(tmp_path / "exported", checkpoint_of(model))
@@ -127,6 +173,20 @@ def test_a_network_without_output_bias_translates_the_same(tied: bool, tmp_path:
     assert [list(mine[0].token_ids) for mine in ours] == [ids for ids, _ in translate(tmp_path / "exported", 1)]
 
 
+@pytest.mark.parametrize("variation", ["m2m100", "mbart"])
+def test_a_forced_first_token_is_a_target_prefix_there(variation: str, tmp_path: Path) -> None:
+    """Language tokens are forced by families of many languages; CTranslate2 takes them as a prefix as well."""
+    model = network(variation)
+    export_ctranslate2(tmp_path / "exported", checkpoint_of(model))
+    prefix = tiny_tokenizer().pieces([5])
+    config = GenerationConfig(beam_size=1, max_new_tokens=LIMIT, target_prefix=(5,))
+    ours = generate(model, [GenerationInput(source, config) for source in sources()])
+    theirs = translate(tmp_path / "exported", 1, target_prefix=[prefix] * len(sources()))
+    assert [list(mine[0].token_ids) for mine in ours] == [token_ids[:LIMIT] for token_ids, _ in theirs]
+    assert {mine[0].token_ids[0] for mine in ours} == {5}
+    assert len({mine[0].token_ids for mine in ours}) > 1
+
+
 @pytest.mark.parametrize("variation", REFUSED)
 def test_what_ctranslate2_cannot_express_is_refused_by_name(variation: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as raised:
@@ -156,6 +216,10 @@ def test_the_command_exports_a_model_with_its_tokeniser(
     assert f"wrote {tmp_path / 'exported'}: " in capsys.readouterr().out
     assert (tmp_path / "exported" / "tokenizer.model").read_bytes() == checkpoint.tokenizer.serialized
     assert len(translate(tmp_path / "exported", 1)) == 50
+    arguments = ["export", str(tmp_path / "model"), str(tmp_path / "small"), "--format", "ctranslate2"]
+    assert main([*arguments, "--dtype", "int8"]) == 0
+    sizes = [(tmp_path / name / "model.bin").stat().st_size for name in ("small", "exported")]
+    assert sizes[0] < 0.5 * sizes[1]
     monkeypatch.setitem(sys.modules, "ctranslate2", None)
     assert main(["export", str(tmp_path / "model"), str(tmp_path / "other"), "--format", "ctranslate2"]) == 2
     assert "ctranslate2 must be installed (extra 'benchmark')" in capsys.readouterr().err

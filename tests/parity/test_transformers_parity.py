@@ -1,4 +1,4 @@
-"""Random networks of other code bases, renamed into ours by a table, give the same logits and attention weights."""
+"""Random networks of other code bases, read by the importer's tables, give the same logits and attention weights."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from torch import Tensor
 
 from model.checkpoints.checkpoint import load_weights
 from model.config import ModelConfig
+from model.errors import CheckpointError
+from model.importing.importing import read_config, read_weights
+from model.importing.renaming import Rename, plan_renaming
 from model.transformer import Transformer
 from tests.parity.families import CASES, VOCAB_SIZE, Family
-from tests.parity.renaming import Rename, RenamingError, rename
 
 assert_close = partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
 SOURCE_LENGTHS, TARGET_LENGTHS = (9, 1, 20, 4), (18, 5, 1, 11)
@@ -34,6 +36,18 @@ class Pair:
     target_mask: Tensor
     theirs: Any
     """Their outputs of the batch."""
+
+
+class Tensors:
+    """Tensors in memory in the place of a file's."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+    def read(self, name: str) -> Tensor:
+        """Return one of them."""
+        return self.tensors[name]
 
 
 _pairs: dict[str, Pair] = {}
@@ -72,7 +86,12 @@ def padded(config: ModelConfig, lengths: tuple[int, ...], seed: int) -> tuple[Te
 def as_ours(family: Family, config: ModelConfig) -> Transformer:
     """Return our network with their weights; left-over and missing tensors are errors."""
     network = Transformer(config).eval()
-    load_weights(network, rename(family.theirs.state_dict(), family.table))
+    tensors = Tensors(family.theirs.state_dict())
+    _, table, settings = read_config(family.theirs.config.to_dict(), "config.json", tensors.shapes)
+    ours = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+    plan = plan_renaming(tensors.shapes, ours, table)
+    assert (settings.problems, plan.problems) == ([], ())
+    load_weights(network, read_weights(tensors, plan))
     return network
 
 
@@ -152,12 +171,22 @@ def test_a_wrong_field_shows_in_the_logits(pair: Pair, fields: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("case", ["marian"])
-def test_a_table_that_does_not_fit_is_refused(pair: Pair) -> None:
-    tensors = dict(pair.family.theirs.state_dict())
-    table = pair.family.table
-    with pytest.raises(RenamingError, match=r"surplus\.weight is in no line of the table"):
-        rename({**tensors, "surplus.weight": torch.zeros(2)}, table)
-    with pytest.raises(RenamingError, match="the line nowhere names no tensor"):
-        rename(tensors, [*table, Rename("nowhere", "encoder.norm.weight")])
-    with pytest.raises(RenamingError, match=r"lm_head\.weight differs .* becomes source_embedding\.weight"):
-        rename({**tensors, "lm_head.weight": tensors["lm_head.weight"] + 1}, table)
+def test_tensors_that_do_not_fit_are_all_named(pair: Pair) -> None:
+    theirs = Tensors(pair.family.theirs.state_dict())
+    _, table, _ = read_config(pair.family.theirs.config.to_dict(), "config.json", theirs.shapes)
+    ours = {name: tuple(parameter.shape) for name, parameter in pair.ours.named_parameters()}
+    bias = "model.encoder.layers.0.fc1.bias"
+    wrong = {**theirs.shapes, "surplus.weight": (2,), bias: (5,)}
+    del wrong["model.decoder.layers.1.fc2.weight"]
+    problems = plan_renaming(wrong, ours, table).problems
+    assert problems == (
+        f"{bias} has shape (5,), the network wants (24,) for encoder.layers.0.feed_forward.in_proj.bias",
+        "surplus.weight is no tensor of the family",
+        "no tensor becomes decoder.layers.1.feed_forward.out_proj.weight",
+    )
+    unused = plan_renaming(theirs.shapes, ours, [*table, Rename("nowhere", "encoder.norm.weight")]).problems
+    assert unused == ("no tensor is called nowhere",)
+    plan = plan_renaming(theirs.shapes, ours, table)
+    theirs.tensors["lm_head.weight"] = theirs.tensors["lm_head.weight"] + 1
+    with pytest.raises(CheckpointError, match="must be equal to"):
+        read_weights(theirs, plan)

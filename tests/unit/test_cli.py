@@ -23,8 +23,8 @@ from tests.unit.stub_translator import Install, StubTranslator
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
-    *("translate", "serve", "shortlist", "tokenizer", "detector", "data"),
-    *("train", "evaluate", "calibrate", "benchmark", "export", "doctor"),
+    *("translate", "serve", "shortlist", "tokenizer", "detector", "data", "back-translate", "plot"),
+    *("train", "evaluate", "calibrate", "benchmark", "export", "inspect", "doctor"),
 ]
 CONFIGURATIONS: list[type] = [GenerationConfig, EngineConfig]
 

@@ -29,7 +29,7 @@ from model.training.corpus import (
     read_pairs,
     read_sentences,
 )
-from model.training.filters import rejection
+from model.training.filters import STRICT, rejection
 from model.training_config import DataConfig, SourceConfig
 from tests.unit.tiny_training import sentence_pairs, tokenizer, write_pairs
 
@@ -55,7 +55,7 @@ def assert_same(left: Corpus, right: Corpus) -> None:
         assert np.array_equal(left.ids[language], right.ids[language])
         assert np.array_equal(left.offsets[language], right.offsets[language])
     assert np.array_equal(left.source_of, right.source_of)
-    assert left.ids[0].dtype == right.ids[0].dtype == np.int32
+    assert left.ids[0].dtype == right.ids[0].dtype == np.uint16
     assert left.offsets[0].dtype == right.offsets[0].dtype == np.int64
     assert left.weights == right.weights
 
@@ -243,6 +243,8 @@ def test_a_cached_corpus_equals_a_fresh_one(tmp_path: Path, monkeypatch: pytest.
     config = data_config(tmp_path)
     fresh, fresh_reports = load_corpus(config, tokenizer(), tmp_path / "cache")
 
+    assert isinstance(fresh.ids[0], np.memmap)
+
     def unexpected(path: Path) -> None:
         raise AssertionError(f"{path} is read although its cache is there")
 
@@ -261,13 +263,46 @@ def test_weights_are_not_part_of_the_cache(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def test_a_damaged_cache_is_made_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage", ["ids0.npy cut", "offsets1.npy cut", "source_of.npy gone", "facts.json cut", "ids1.npy of another corpus"]
+)
+def test_a_damaged_cache_is_made_anew(tmp_path: Path, damage: str) -> None:
     write_pairs(tmp_path / "pairs.tsv", sentence_pairs())
-    fresh, _ = load_corpus(data_config(tmp_path), tokenizer(), tmp_path / "cache")
-    (file,) = (tmp_path / "cache").iterdir()
-    file.write_bytes(file.read_bytes()[:-200])
+    fresh, _ = load_corpus(data_config(tmp_path), tokenizer())
+    load_corpus(data_config(tmp_path), tokenizer(), tmp_path / "cache")
+    (folder,) = (tmp_path / "cache").iterdir()
+    name, _, what = damage.partition(" ")
+    if what == "cut":
+        (folder / name).write_bytes((folder / name).read_bytes()[:-20])
+    elif what == "gone":
+        (folder / name).unlink()
+    else:
+        np.save(folder / name, fresh.ids[1][:-1])
     again, _ = load_corpus(data_config(tmp_path), tokenizer(), tmp_path / "cache")
     assert_same(again, fresh)
+    assert (folder / "source_of.npy").exists()
+
+
+def test_large_vocabularies_need_wider_ids(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.tsv", sentence_pairs()[:3])
+    narrow, _ = load_corpus(data_config(tmp_path), tokenizer())
+    large = Tokenizer(tokenizer().serialized)
+    large.vocab_size = 70_000
+    wide, _ = load_corpus(data_config(tmp_path), large)
+    assert wide.ids[0].dtype == np.uint32
+    assert wide.ids[0].tolist() == narrow.ids[0].tolist()
+
+
+def test_worker_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus_module, "_TOKENIZE_LINES", 20)  # more blocks than are read ahead
+    pairs = sentence_pairs()
+    write_pairs(tmp_path / "pairs.tsv", [*pairs, *pairs[:30], ("", "x"), ("la version 3", "version 4")])
+    config = data_config(tmp_path, filters=STRICT)
+    alone, alone_reports = load_corpus(config, tokenizer())
+    shared, shared_reports = load_corpus(config, tokenizer(), num_workers=2)
+    assert_same(shared, alone)
+    assert shared_reports == alone_reports
+    assert {"duplicate", "empty side", "different numbers"} <= set(alone_reports[0].rejected)
 
 
 def test_fingerprint_changes_with_all_that_decides_the_corpus(tmp_path: Path) -> None:
@@ -290,12 +325,15 @@ def test_fingerprint_changes_with_all_that_decides_the_corpus(tmp_path: Path) ->
         fingerprint(config, other_tokenizer),
     }
     os.utime(path, ns=(10**18, 10**18 + 1))
-    others.add(fingerprint(config, tokenizer()))
+    assert fingerprint(config, tokenizer()) == begun
+    elsewhere = write_pairs(tmp_path / "moved" / "other.tsv", sentence_pairs())
+    moved = data_config(elsewhere.parent, sources=(SourceConfig("other.tsv"),))
+    assert fingerprint(moved, tokenizer()) == begun
     with path.open("a", encoding="utf-8") as file:
         file.write("deux\ttwo\n")
     os.utime(path, ns=(10**18, 10**18))
     others.add(fingerprint(config, tokenizer()))
-    assert len(others - {begun}) == 7
+    assert len(others - {begun}) == 6
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.training import loss as loss_module
-from model.training.loss import cross_entropy, linear_cross_entropy
+from model.training.loss import cross_entropy, linear_cross_entropy, loss_and_gradient
 from tests.unit.tiny_training import one_cpu_thread
 
 NUM_TOKENS, WIDTH, VOCAB = 37, 12, 50
@@ -67,6 +67,23 @@ def test_chunks_equal_whole_logits(
     torch.testing.assert_close(likelihood, F.cross_entropy(logits, targets, reduction="sum"), rtol=2e-6, atol=0)
     for ours, theirs in zip(gradients(loss, *inputs), gradients(expected, *inputs), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_form_for_a_compiler_computes_the_same(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, smoothing: float
+) -> None:
+    monkeypatch.setattr(loss_module, "CHUNK_BYTES", 9 * 4 * VOCAB)
+    states, weight, bias, targets = make_inputs(dtype)
+    results = []
+    for pointwise in (None, loss_and_gradient):
+        loss, likelihood = linear_cross_entropy(states, weight, targets, smoothing, bias, pointwise)
+        results.append((loss, likelihood, *gradients(loss, states, weight, bias)))
+    # bfloat16: this form adds the bias to logits that are rounded already, to 2**-9 of numbers around 10.
+    relative, absolute = (2e-6, 2e-6) if dtype == torch.float32 else (2e-2, 5e-2)
+    for plain, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=relative, atol=absolute)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

@@ -51,18 +51,29 @@ def test_metrics_lines(tmp_path: Path) -> None:
     trainer = run(config)
     lines = [json.loads(line) for line in (trainer.run.path / "metrics.jsonl").read_text().splitlines()]
     num_parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
+    peak = lines[0].pop("peak_flops")
     assert lines[0] == {"event": "start", "step": 0, "parameters": num_parameters}
     # Every five steps, and the rest when the run ends: every step is in exactly one line.
     assert [(line["event"], line["step"]) for line in lines[1:]] == [("step", 5), ("step", 10), ("step", 12)]
     for line in lines[1:]:
-        names = "event step time loss nll learning_rate gradient_norm tokens_per_second target_tokens"
+        names = (
+            "event step time loss nll learning_rate gradient_norm tokens_per_second target_tokens padding flops "
+            "flops_on_padding flop_utilization"
+        )
         assert set(line) == set(names.split())
+        # All three are of the same seconds.
+        rate = line["flops"] / line["target_tokens"] * line["tokens_per_second"]
+        assert line["flop_utilization"] == pytest.approx(rate / peak)
         assert line["tokens_per_second"] > 0
         assert line["gradient_norm"] > 0
     # Warm-up over four steps, then a cosine over the eight others; the fifth and the tenth step.
     assert lines[1]["learning_rate"] == pytest.approx(1e-3)
     batches = micro_batches(config, 5)
     assert lines[1]["target_tokens"] == sum(batch.num_target_tokens for batch in batches)
+    assert lines[1]["flops"] == pytest.approx(sum(batch.flops.useful for batch in batches))
+    ids = sum(batch.source_ids.numel() + batch.targets.numel() for batch in batches)
+    kept = sum(int((t != 0).sum()) for batch in batches for t in (batch.source_ids, batch.targets))
+    assert 0 < lines[1]["padding"] == pytest.approx(1 - kept / ids)
 
 
 def test_run_folder_tells_recipe_and_corpus(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from model.training.trainer import Trainer
 from model.training_config import DataConfig, OptimizerConfig, SourceConfig, TrainingConfig
 
 VOCAB_SIZE = 320
-NOT_REPEATED = ("time", "tokens_per_second")
+NOT_REPEATED = ("time", "tokens_per_second", "flop_utilization", "peak_flops")
 """What the log says of the clock."""
 
 _NOUNS = (("le chat", "the cat"), ("la maison", "the house"), ("le train", "the train"), ("une amie", "a friend"))
