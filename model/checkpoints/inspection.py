@@ -76,12 +76,12 @@ def inspect_checkpoint(path: Path) -> Inspection:
         if scales is not None:
             formats["scales"] += scales.num_bytes
     shapes = {name: tensor.shape for name, (tensor, _) in stored.items()}
-    both = description.get("languages", [])
+    both = _codes(description.get("languages"))
     name = str(description["metadata"].get("name") or path.resolve().name)
     return inspect_network(
         name,
         str(description["metadata"].get("family", OWN_FAMILY)),
-        (tuple(description.get("source_languages", both)), tuple(description.get("target_languages", both))),
+        tuple(_codes(description.get(f"{side}_languages")) or both for side in ("source", "target")),
         config,
         shapes,
         dict(formats),
@@ -214,6 +214,11 @@ def cache_bytes(config: ModelConfig) -> dict[str, int]:
     """
     each = 2 * config.num_decoder_layers * config.num_heads * config.width_per_head * 4 * CACHE_TOKENS
     return {"source": each, "target": each}
+
+
+def _codes(value: object) -> tuple[str, ...]:
+    """Return a list of codes out of a description, which is there for people only."""
+    return tuple(map(str, value)) if isinstance(value, list) else ()
 
 
 _FORMATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "I8": "int8"}

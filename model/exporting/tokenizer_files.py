@@ -18,12 +18,13 @@ _MARIAN = (
     "`AutoTokenizer` makes a `MarianTokenizer` of its files (package `sentencepiece`), which adds the end token itself."
 )
 _NORMAL = " Bring the text into Unicode NFC with plain spaces before, as the model was trained on such text."
-_NOT_CHECKED = (
-    "The tokeniser's files are as its family has them, and `dragoman import` reads them back; whether a class of "
-    "`transformers` gives the same ids is not checked. {frame}"
+_OTHERS = (
+    "`AutoTokenizer` makes a `{kind}` of its files. It gives the same ids if the languages are those of the public "
+    "checkpoints, whose list is part of that class. {frame}"
 )
 _FAIRSEQ_BEGIN = ("<s>", "<pad>", "</s>", "<unk>")
 _MASK = "<mask>"
+_FLAGS = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
 _FILLING = "<unused_"
 """How entries begin that only fill a vocabulary up to the network's."""
 
@@ -64,7 +65,8 @@ def tokenizer_files(tokenizer: TextTokenizer, max_length: int, layout: str) -> T
         tokens = sorted({*tokenizer.framing.target_languages.values()} - {""})
         note = _language_note(tokens) if tokenizer.framing.source_begin else ""
         return _marian(tokenizer, vocabulary, _sentencepiece_models(tokenizer), max_length, note)
-    return TokenizerFiles(_family_files(tokenizer, [*vocabulary], layout), _NOT_CHECKED.format(frame=_frame_note(tokenizer)))
+    kind, files = _family_files(tokenizer, [*vocabulary], layout)
+    return TokenizerFiles(files, _OTHERS.format(kind=kind, frame=_frame_note(tokenizer)))
 
 
 def _marian(
@@ -91,32 +93,39 @@ def _marian(
     return TokenizerFiles(files, _MARIAN + note)
 
 
-def _family_files(tokenizer: ForeignTokenizer, vocabulary: list[str], layout: str) -> dict[str, bytes]:
-    """Return the files of T5's family, of NLLB-200 and mBART-50, or of M2M-100, by how the vocabulary is built."""
+def _family_files(tokenizer: ForeignTokenizer, vocabulary: list[str], layout: str) -> tuple[str, dict[str, bytes]]:
+    """Return the class and the files of T5's family, of NLLB-200 and mBART-50, or of M2M-100.
+
+    How a vocabulary is put together tells which: sentencepiece's entries as they are, the same behind fairseq's first
+    ones, or a list of its own; languages come behind them.
+    """
     model = _sentencepiece_models(tokenizer)["source.spm"]
     processor = sentencepiece.SentencePieceProcessor()
     processor.LoadFromSerializedProto(model)
     entries = [processor.IdToPiece(number) for number in range(processor.GetPieceSize())]
     while vocabulary[-1].startswith(_FILLING):
         vocabulary = vocabulary[:-1]
+    settings: dict[str, Any]
     if vocabulary[: len(entries)] == entries:
-        return {"spiece.model": model}
-    fairseq = [*_FAIRSEQ_BEGIN, *entries[3:]]
-    languages = {*tokenizer.framing.source_languages.values(), *tokenizer.framing.target_languages.values()}
-    if vocabulary[: len(fairseq)] == fairseq and vocabulary[-1] == _MASK:
+        settings = {"tokenizer_class": "T5Tokenizer"}
+        files = {"spiece.model": model}
+    elif vocabulary[: len(entries) + 1] == [*_FAIRSEQ_BEGIN, *entries[3:]] and vocabulary[-1] == _MASK:
+        own = len(entries) + 1
         kind = "MBart50Tokenizer" if layout == "mbart" else "NllbTokenizer"
-        tokens = vocabulary[len(fairseq) : -1]
-        return {"sentencepiece.bpe.model": model, "tokenizer_config.json": _special_tokens(kind, tokens)}
-    first = next((index for index, entry in enumerate(vocabulary) if entry in languages), len(vocabulary))
-    return {
-        "sentencepiece.bpe.model": model,
-        "vocab.json": json_bytes({entry: index for index, entry in enumerate(vocabulary[:first])}),
-        "tokenizer_config.json": _special_tokens("M2M100Tokenizer", vocabulary[first:]),
-    }
-
-
-def _special_tokens(kind: str, tokens: list[str]) -> bytes:
-    return json_bytes({"tokenizer_class": kind, "additional_special_tokens": tokens})
+        settings = {"tokenizer_class": kind, "additional_special_tokens": vocabulary[own:-1]}
+        if kind == "NllbTokenizer":  # which would put the mask before the languages
+            settings["added_tokens_decoder"] = {
+                str(own + index): {"content": entry, "special": True, **_FLAGS}
+                for index, entry in enumerate(vocabulary[own:])
+            }
+        files = {"sentencepiece.bpe.model": model}
+    else:
+        languages = {*tokenizer.framing.source_languages.values(), *tokenizer.framing.target_languages.values()}
+        own = next((index for index, entry in enumerate(vocabulary) if entry in languages), len(vocabulary))
+        settings = {"tokenizer_class": "M2M100Tokenizer", "additional_special_tokens": vocabulary[own:]}
+        table = {entry: index for index, entry in enumerate(vocabulary[:own])}
+        files = {"sentencepiece.bpe.model": model, "vocab.json": json_bytes(table)}
+    return settings["tokenizer_class"], {**files, "tokenizer_config.json": json_bytes(settings)}
 
 
 def _has_tokens(tokenizer: TextTokenizer) -> bool:

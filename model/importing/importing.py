@@ -17,10 +17,10 @@ from model.config import ModelConfig
 from model.errors import CheckpointError, ConfigurationError
 from model.importing import bart, t5
 from model.importing.folder import Weights, open_weights, read_json
-from model.importing.renaming import Rename, RenamingPlan, plan_renaming, squeezed
+from model.importing.native_marian import is_native, read_native
+from model.importing.renaming import Rename, RenamingPlan, parameter_shapes, plan_renaming, squeezed
 from model.importing.settings import Settings
 from model.importing.tokenizers import Wanted, read_tokenizer
-from model.transformer import Transformer
 
 CONFIG_FILE = "config.json"
 _FAMILIES: Mapping[str, bart.Family] = {**bart.FAMILIES, **t5.FAMILIES}
@@ -44,7 +44,7 @@ def import_checkpoint(
     source_language: str | None = None,
     target_language: str | None = None,
 ) -> ImportedCheckpoint:
-    """Read a folder in the Hugging Face layout.
+    """Read a folder in the Hugging Face layout, or in Marian's own form.
 
     Args:
         source: the folder.
@@ -56,13 +56,18 @@ def import_checkpoint(
         CheckpointError: the checkpoint is damaged, hostile, of another family, or has an option that is not supported;
             all such options are told at once, before any weight is read.
     """
+    wanted = Wanted(source_language, target_language)
+    title = name or source.resolve().name
+    if is_native(source):
+        config, tensors, tokenizer, plan, settings = read_native(source, wanted)
+        checkpoint = Checkpoint(config, tensors, tokenizer, {"name": title, "family": "marian"})
+        return ImportedCheckpoint(checkpoint, plan.dropped, tuple(settings.ignored()))
     values = read_json(source / CONFIG_FILE)
     weights = open_weights(source)
     config, table, settings = read_config(values, CONFIG_FILE, weights.shapes)
-    plan = plan_renaming(weights.shapes, _shapes(config), table)
+    plan = plan_renaming(weights.shapes, parameter_shapes(config), table)
     settings.problems += plan.problems
     settings.refuse()
-    wanted = Wanted(source_language, target_language)
     tokenizer = read_tokenizer(source, values, config.vocab_size, wanted)
     found = {number for number in (config.pad_id, config.eos_id) if number not in tokenizer.special_ids}
     if found or tokenizer.eos_id != config.eos_id or tokenizer.pad_id != config.pad_id:
@@ -70,7 +75,7 @@ def import_checkpoint(
             f"padding and end token must be {tokenizer.pad_id} and {tokenizer.eos_id} as in the tokeniser, "
             f"got {config.pad_id} and {config.eos_id} in {CONFIG_FILE}"
         )
-    metadata = {"name": name or source.resolve().name, "family": values["model_type"]}
+    metadata = {"name": title, "family": values["model_type"]}
     checkpoint = Checkpoint(config, read_weights(weights, plan), tokenizer, metadata)
     return ImportedCheckpoint(checkpoint, plan.dropped, tuple(settings.ignored()))
 
@@ -118,10 +123,3 @@ def read_weights(weights: Weights, plan: RenamingPlan) -> dict[str, Tensor]:
                 raise CheckpointError(f"{name} must be equal to {names[0]}: the configuration ties them")
         found[ours] = first.reshape(squeezed(tuple(first.shape))) if ours == "output_bias" else first
     return found
-
-
-def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each parameter; no memory is taken for them."""
-    with torch.device("meta"):
-        network = Transformer(config)
-    return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}

@@ -111,12 +111,12 @@ def _marian(files: Files, wanted: Wanted) -> Parts:
     vocabulary = files.vocabulary()
     tokens = [piece for piece in vocabulary if piece.startswith(">>") and piece.endswith("<<")]
     stated = (files.tokenizer_config.get("source_lang"), files.tokenizer_config.get("target_lang"))
-    sources = _codes(wanted.source_language or stated[0], "--source-language")
+    sources = language_codes(wanted.source_language or stated[0], "--source-language")
     if tokens:
         targets = {_code(token[2:-2]): token for token in tokens}
         begin: tuple[str, ...] = ("{target}",)
     else:
-        targets = dict.fromkeys(_codes(wanted.target_language or stated[1], "--target-language"), "")
+        targets = dict.fromkeys(language_codes(wanted.target_language or stated[1], "--target-language"), "")
         begin = ()
     framing = Framing(dict.fromkeys(sources, ""), targets, source_begin=begin)
     specials = Specials("<pad>", "<unk>", "</s>", "</s>", tuple(tokens))
@@ -174,8 +174,8 @@ def _t5(files: Files, wanted: Wanted) -> Parts:
         framing = Framing(dict.fromkeys(targets, ""), targets, source_begin=("{target}",))
         others = (*extra, *asked.values())
         return model, None, [*entries, *extra], Specials("<pad>", "<unk>", "<pad>", "</s>", others), framing
-    sources = _codes(wanted.source_language, "") if wanted.source_language else list(_T5_LANGUAGES)
-    targets = dict.fromkeys(_codes(wanted.target_language, "") if wanted.target_language else _T5_LANGUAGES, "")
+    sources = language_codes(wanted.source_language, "") if wanted.source_language else list(_T5_LANGUAGES)
+    targets = dict.fromkeys(language_codes(wanted.target_language, "") if wanted.target_language else _T5_LANGUAGES, "")
     framing = Framing(dict.fromkeys(sources, ""), targets, text_prefix=_T5_PREFIX)
     return model, None, [*entries, *extra], specials, framing
 
@@ -203,7 +203,7 @@ def _entries(model: bytes) -> list[str]:
     return [processor.IdToPiece(number) for number in range(processor.GetPieceSize())]
 
 
-def _codes(stated: Any, option: str) -> list[str]:
+def language_codes(stated: Any, option: str) -> list[str]:
     """Return our codes of languages that are stated with commas or plus signs between them."""
     if not isinstance(stated, str) or not stated.strip():
         raise CheckpointError(f"the checkpoint does not say its language: give {option}")

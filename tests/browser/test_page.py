@@ -66,6 +66,23 @@ def answer(body: Any, status: int = 200, **headers: str) -> Callable[[Route], No
     return lambda route: route.fulfill(status=status, body=json.dumps(body), headers=headers)
 
 
+def events(*sent: tuple[str, Any]) -> Callable[[Route], None]:
+    """Return what answers a request with a stream of events in the place of the service."""
+    body = "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in sent)
+    return lambda route: route.fulfill(body=body, headers={"content-type": "text/event-stream"})
+
+
+def segment(number: int, start: int, end: int, text: str) -> dict[str, Any]:
+    """Return a segment's event, as the service writes it."""
+    return {"segment": number, "start": start, "end": end, "text": text, "alternatives": [], "words": None}
+
+
+def translation(text: str, segments: tuple[Any, ...] = (), warnings: Any = ()) -> dict[str, Any]:
+    """Return a translation's event, as the service writes it."""
+    rest: dict[str, Any] = {"glossary_hits": [], "detected": None, "finish_reason": "end"}
+    return {"text": text, "segments": segments, "warnings": warnings, **rest}
+
+
 def translated(page: Page, text: str, expected: str) -> None:
     """Type a text and wait for its translation."""
     page.locator("#source").fill(text)
@@ -149,6 +166,54 @@ def test_a_word_is_replaced_and_its_sentence_written_anew(opened: Page) -> None:
     expect(opened.locator(".word", has_text="Cat")).to_be_focused()
 
 
+def test_one_sentence_after_another_is_written_anew(opened: Page) -> None:
+    asked: list[Any] = []
+
+    def alternatives(route: Route) -> None:
+        prefix = json.loads(route.request.post_data or "")["prefix"]
+        route.fulfill(
+            body=json.dumps({"alternatives": [{"word": "new", "probability": 0.5, "prefix": prefix + "new"}]})
+        )
+
+    def complete(route: Route) -> None:
+        body = json.loads(route.request.post_data or "")
+        asked.append((body["text"], body["prefix"]))
+        route.fulfill(body=json.dumps({"text": f"{asked[-1][1]} end."}))
+
+    parts = (segment(0, 0, 13, "A cat sleeps."), segment(1, 14, 29, "A dog runs."))
+    done: tuple[str, Any] = ("done", {})
+    opened.route("**/v1/translate", events(("translation", translation("A cat sleeps. A dog runs.", parts)), done))
+    opened.route("**/v1/alternatives", alternatives)
+    opened.route("**/v1/complete", complete)
+    opened.locator("#source").fill(TEXT)
+    for word, expected in (("cat", "A new end. A dog runs."), ("dog", "A new end. A new end.")):
+        opened.locator(".word", has_text=word).click()
+        opened.get_by_role("option", name="new").click()
+        expect(opened.locator("#target")).to_have_text(expected)
+    assert asked == [("Un chat dort.", "A new"), ("Un chien court.", "A new")]
+
+
+def test_a_stream_that_breaks_off_shows_what_is_final_and_nothing_of_the_source(opened: Page) -> None:
+    opened.locator("#source-language").select_option("fr")
+    opened.route("**/v1/translate", events(("segment", segment(0, 0, 13, "A cat sleeps."))), times=1)
+    opened.locator("#source").fill(TEXT)
+    expect(opened.locator("#status")).to_contain_text("The service cannot be reached.")
+    expect(opened.locator("#target")).to_have_text("A cat sleeps.")
+    expect(opened.locator("#target")).to_have_attribute("aria-busy", "false")
+    opened.get_by_role("button", name="Try again").click()
+    expect(opened.locator("#target")).to_have_text(f"<en>{TEXT}")
+
+
+def test_segments_may_come_in_any_order(opened: Page) -> None:
+    opened.route("**/v1/translate", events(("segment", segment(1, 14, 29, "A dog runs."))))
+    opened.locator("#source").fill(TEXT)
+    expect(opened.locator("#target")).to_have_text("A dog runs.")
+    parts = (segment(2, 30, 45, "A bird sings."), segment(0, 0, 13, "A cat sleeps."))
+    opened.route("**/v1/translate", events(*(("segment", part) for part in parts)))
+    opened.locator("#source").fill(f"{TEXT} Un oiseau vole.")
+    expect(opened.locator("#target")).to_have_text("A cat sleeps. … A bird sings.")
+
+
 def test_escape_closes_the_list_and_goes_back(opened: Page) -> None:
     opened.route("**/v1/alternatives", answer({"alternatives": WORDS}))
     translated(opened, "été", "<en>été")
@@ -185,19 +250,16 @@ def test_options_reach_the_service(opened: Page) -> None:
 
 def test_warnings_show_their_part_of_the_text(opened: Page) -> None:
     warning = {"code": "numbers", "message": "a number is missing", "start": 2, "end": 4, "unit": 0}
-    reply = {
-        "text": "two 12",
-        "segments": [],
-        "warnings": [warning],
-        "glossary_hits": [],
-        "detected": None,
-        "finish_reason": "end",
-    }
-    body = f"event: translation\ndata: {json.dumps(reply)}\n\n"
-    opened.route(
-        "**/v1/translate", lambda route: route.fulfill(body=body, headers={"content-type": "text/event-stream"})
-    )
+    opened.route("**/v1/translate", events(("translation", translation("two 12", warnings=[warning])), ("done", {})))
     opened.locator("#source").fill("😀 12 chats")  # offsets count characters, and the first one is two in a browser
+    opened.locator("#warnings li").hover()
+    expect(opened.locator("#mirror mark")).to_have_text("12")
+    mark, text = (opened.locator(each).evaluate("e => getComputedStyle(e).font") for each in ("#mirror", "#source"))
+    assert mark == text  # or the mark would not lie under its words
+    opened.locator("#clear").hover()
+    expect(opened.locator("#mirror mark")).to_have_count(0)
+    opened.locator("#warnings button").focus()
+    expect(opened.locator("#mirror mark")).to_have_text("12")
     opened.locator("#warnings button").click()
     expect(opened.locator("#warnings")).to_contain_text("a number is missing")
     selected = opened.locator("#source").evaluate("e => e.value.slice(e.selectionStart, e.selectionEnd)")
@@ -244,6 +306,32 @@ def test_a_file_is_translated_and_saved(opened: Page, tmp_path: Path) -> None:
     expect(opened.locator("#documents li")).to_have_count(0)
 
 
+def test_a_dropped_file_is_followed_through_a_busy_moment(opened: Page, troubles: list[str]) -> None:
+    opened.route("**/v1/documents/*", answer({"detail": "busy"}, 503, **{"Retry-After": "0"}), times=1)
+    data = opened.evaluate_handle(
+        "() => { const data = new DataTransfer(); data.items.add(new File(['été'], 'a.txt')); return data; }"
+    )
+    opened.dispatch_event("body", "drop", {"dataTransfer": data})  # beside the place that is meant for it
+    expect(opened.get_by_role("button", name="Download a.txt")).to_be_visible()
+    opened.get_by_role("button", name="Delete a.txt").click()
+    assert ["status of 503" in text for text in troubles] == [True]
+    troubles.clear()
+
+
+def test_a_file_that_is_deleted_while_it_is_sent_is_not_sent(opened: Page) -> None:
+    held: list[Route] = []
+    opened.route("**/v1/documents", lambda route: held.append(route))
+    opened.get_by_role("tab", name="Files").click()
+    with opened.expect_request("**/v1/documents"):
+        choose(opened, "#file", "b.txt", b"one")
+    with opened.expect_event("requestfailed"):
+        opened.get_by_role("button", name="Delete b.txt").click()
+    expect(opened.locator("#documents li")).to_have_count(0)
+    expect(opened.locator("#status")).to_have_text("")
+    [given_up] = held
+    given_up.abort()
+
+
 def test_a_file_that_cannot_be_read_says_why(opened: Page, troubles: list[str]) -> None:
     opened.get_by_role("tab", name="Files").click()
     choose(opened, "#file", "a.exe", b"MZ")
@@ -267,6 +355,7 @@ def test_a_glossary_is_made_changed_and_deleted(opened: Page) -> None:
     line = opened.locator("#glossaries li")
     expect(line).to_contain_text("French → English, entries: 2")
     expect(opened.get_by_label("Apply Animals")).to_be_checked()
+    expect(opened.locator("#file-languages")).to_contain_text("Glossaries apply to files only if")
     opened.get_by_role("button", name="Edit Animals").click()
     expect(opened.get_by_label("Term 2")).to_have_value("chien")
     opened.get_by_role("button", name="Remove row 2").click()

@@ -18,13 +18,15 @@ import torch
 from app.cli import main
 from model.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from model.checkpoints.ctranslate2_export import export_ctranslate2
+from model.checkpoints.network import build_network
 from model.config import GenerationConfig
 from model.errors import CheckpointError, ConfigurationError
 from model.generation.generate import generate
 from model.generation.generation_input import GenerationInput
+from model.text.loading import load_tokenizer
 from model.transformer import Transformer
 from tests.unit.network_variations import VARIATIONS, build
-from tests.unit.tiny_tokenizer import VOCAB_SIZE, tiny_tokenizer
+from tests.unit.tiny_tokenizer import VOCAB_SIZE, sentences, tiny_tokenizer
 
 ctranslate2: Any = pytest.importorskip("ctranslate2", reason="ctranslate2 is a benchmark extra")
 
@@ -185,6 +187,32 @@ def test_a_forced_first_token_is_a_target_prefix_there(variation: str, tmp_path:
     assert [list(mine[0].token_ids) for mine in ours] == [token_ids[:LIMIT] for token_ids, _ in theirs]
     assert {mine[0].token_ids[0] for mine in ours} == {5}
     assert len({mine[0].token_ids for mine in ours}) > 1
+
+
+@pytest.mark.parametrize("case", ["opus-mt-many", "m2m100"])
+def test_an_imported_model_with_its_tokeniser_translates_the_same(case: str, tmp_path: Path) -> None:
+    from tests.parity.test_huggingface_round_trip import original  # needs transformers, the other tests do not
+
+    checkpoint = original(case)
+    tokenizer, folder = checkpoint.tokenizer, tmp_path / "exported"
+    export_ctranslate2(folder, checkpoint)
+    assert load_tokenizer(folder).serialized == tokenizer.serialized
+    encoded = [tokenizer.encode_source(text, "en", "fr") for text in sentences()[::97]]
+    encoded = [source for source in encoded if len(source) <= checkpoint.config.max_source_length]
+    prefix = tokenizer.decoder_prefix("en")
+    config = GenerationConfig(beam_size=1, max_new_tokens=16, target_prefix=prefix)
+    ours = generate(build_network(checkpoint), [GenerationInput(source, config) for source in encoded])
+    translator = ctranslate2.Translator(str(folder), compute_type="float32", intra_threads=1)
+    results = translator.translate_batch(
+        [tokenizer.pieces(source) for source in encoded],
+        target_prefix=[tokenizer.pieces(prefix)] * len(encoded),
+        beam_size=1,
+        max_decoding_length=16,
+        max_input_length=0,
+    )
+    assert len(encoded) > 10
+    for hypotheses, result in zip(ours, results, strict=True):
+        assert tokenizer.pieces(hypotheses[0].token_ids) == result.hypotheses[0][:16]
 
 
 @pytest.mark.parametrize("variation", REFUSED)

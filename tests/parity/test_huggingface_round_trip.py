@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import io
 import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported
 
 import pytest
 import sentencepiece
@@ -22,6 +25,8 @@ from model.inspect_command import inspect_folder
 from model.text.foreign_tokenizer import ForeignTokenizer, Framing, Specials
 from tests.unit.network_variations import build
 from tests.unit.tiny_tokenizer import sentences
+
+transformers: Any = pytest.importorskip("transformers", minversion="5.0", reason="transformers 5 is a dev extra")
 
 LANGUAGES = ("fr", "en")
 FAIRSEQ = ("<s>", "<pad>", "</s>", "<unk>")
@@ -81,10 +86,10 @@ def opus_mt(tokens: dict[str, str]) -> ForeignTokenizer:
     return ForeignTokenizer(source, target, vocabulary, specials, framing)
 
 
-def m2m100() -> ForeignTokenizer:
+def m2m100(tokens: dict[str, str] | None = None) -> ForeignTokenizer:
     """A vocabulary that is not sentencepiece's, then the languages, then words that nobody uses."""
     model = sentencepiece_model()
-    tokens = {code: f"__{code}__" for code in LANGUAGES}
+    tokens = tokens or {code: f"__{code}__" for code in LANGUAGES}
     vocabulary = [*FAIRSEQ, *reversed(entries(model)[3:]), *tokens.values()]
     filling = tuple(f"<unused_{number}>" for number in range(len(vocabulary), len(vocabulary) + 3))
     framing = Framing(tokens, tokens, source_begin=("{source}",), target_begin=("{target}",))
@@ -92,10 +97,10 @@ def m2m100() -> ForeignTokenizer:
     return ForeignTokenizer(model, None, [*vocabulary, *filling], specials, framing)
 
 
-def nllb() -> ForeignTokenizer:
+def nllb(tokens: dict[str, str] | None = None, kind: str = "bpe") -> ForeignTokenizer:
     """Sentencepiece's entries one place later, the languages, the mask."""
-    model = sentencepiece_model()
-    tokens = {"fr": "fra_Latn", "en": "eng_Latn"}
+    model = sentencepiece_model((("model_type", kind),))
+    tokens = tokens or {"fr": "fra_Latn", "en": "eng_Latn"}
     framing = Framing(tokens, tokens, source_begin=("{source}",), target_begin=("{target}",))
     specials = Specials("<pad>", "<unk>", "<s>", "</s>", ("<mask>", *tokens.values()))
     vocabulary = [*FAIRSEQ, *entries(model)[3:], *tokens.values(), "<mask>"]
@@ -125,15 +130,43 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[], ForeignTokenizer]]] = {
 FAMILIES = {"opus-mt-many": "marian", "opus-mt": "marian", "nllb": "m2m_100", "m2m100": "m2m_100", "mbart50": "mbart"}
 
 
-def original(case: str) -> Checkpoint:
-    """Return a random network with the tokeniser of a family."""
+def original(case: str, tokenizer: ForeignTokenizer | None = None) -> Checkpoint:
+    """Return a random network with the tokeniser of a family, or this one."""
     fields, make = CASES[case]
-    tokenizer = make()
+    tokenizer = tokenizer or make()
     ids = {"pad_id": tokenizer.pad_id, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id}
     start = tokenizer.pad_id if fields.keys() & {"norm_type"} or "post" in fields.values() else tokenizer.eos_id
     network = build("default", vocab_size=tokenizer.vocab_size, **ids, decoder_start_id=start, **fields)
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
     return Checkpoint(network.config, weights, tokenizer, {"name": "model"})
+
+
+def public(case: str) -> tuple[ForeignTokenizer, str]:
+    """Return a tokeniser with all languages of the public checkpoints, and the code of one of them."""
+    models = transformers.models
+    if case == "m2m100":
+        codes = models.m2m_100.tokenization_m2m_100.FAIRSEQ_LANGUAGE_CODES["m2m100"]
+        return m2m100({code: f"__{code}__" for code in codes}), "fr"
+    if case == "mbart50":
+        codes = models.mbart50.tokenization_mbart50.FAIRSEQ_LANGUAGE_CODES
+        return nllb({code: code for code in codes}, "unigram"), "fr_XX"
+    if case == "nllb":
+        return nllb({code: code for code in models.nllb.tokenization_nllb.FAIRSEQ_LANGUAGE_CODES}), "fra_Latn"
+    return madlad(), "en"
+
+
+@pytest.mark.parametrize("case", ["m2m100", "nllb", "mbart50", "madlad"])
+def test_the_familys_own_class_gives_the_same_ids(case: str, tmp_path: Path) -> None:
+    tokenizer, code = public(case)
+    export_huggingface(tmp_path / "exported", original(case, tokenizer))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")
+    if case != "madlad":
+        theirs.src_lang = code
+    for text in sentences()[::101]:
+        before = "<2en> " if case == "madlad" else ""
+        assert theirs(before + text).input_ids == tokenizer.encode_source(text, code, code), text
+    readme = (tmp_path / "exported" / "README.md").read_text(encoding="utf-8")
+    assert f"`{type(theirs).__name__}`" in readme
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -76,14 +76,20 @@ export function save(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
-/** POST a body whose reply is a stream of server-sent events, and call `onEvent(name, data)` for each. */
+/**
+ * POST a body whose reply is a stream of server-sent events, and call `onEvent(name, data)` for each.
+ *
+ * A stream that ends before the service said that it is done is an error of the network, as `fetch` has them.
+ */
 export async function stream(path, body, signal, onEvent) {
   const response = await answered(path, sent("POST", { ...body, stream: true }, signal));
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
+  let isOver = false;
   for (;;) {
     const { value, done } = await reader.read();
-    if (done) return;
+    if (done && isOver) return;
+    if (done) throw new TypeError("the stream ended early");
     const blocks = (rest + value).split("\n\n");
     rest = blocks.pop();
     for (const block of blocks) {
@@ -94,6 +100,7 @@ export async function stream(path, body, signal, onEvent) {
         const problem = JSON.parse(data);
         throw new ServiceError(problem.status, problem, null);
       }
+      isOver ||= name === "done";
       if (name) onEvent(name, JSON.parse(data));
     }
   }

@@ -6,38 +6,53 @@ import { languageName, say } from "./wording.js";
 
 const KEPT = "dragoman-documents";
 const POLL_MS = 700;
+const PATIENCE_SECONDS = 5;
+/** Between questions to a service that cannot answer now and does not say when. */
 
 export class DocumentsView {
-  constructor({ languages, glossaries, fail }) {
-    Object.assign(this, { languages, glossaries, fail });
+  /** `onDrop()` is called when files were dropped, wherever on the page; see TextView for the others. */
+  constructor({ languages, glossaries, fail, onDrop }) {
+    Object.assign(this, { languages, glossaries, fail, onDrop });
     this.listed = document.getElementById("documents");
     this.file = document.getElementById("file");
-    const drop = document.getElementById("drop");
     this.file.addEventListener("change", () => {
       this.send([...this.file.files]);
       this.file.value = "";
     });
-    for (const name of ["dragenter", "dragover"]) {
-      drop.addEventListener(name, (event) => {
-        event.preventDefault();
-        drop.classList.add("over");
-      });
-    }
-    drop.addEventListener("dragleave", () => drop.classList.remove("over"));
-    drop.addEventListener("drop", (event) => {
-      event.preventDefault();
-      drop.classList.remove("over");
-      this.send([...event.dataTransfer.files]);
-    });
+    this.takeDrops(document.getElementById("drop"));
     for (const each of kept()) this.follow(new Entry(each.name, this), each.id);
   }
 
-  /** Say which languages files are translated from and to. */
+  /** Take files that are dropped anywhere: beside the place for them, the browser would open one instead of the page. */
+  takeDrops(area) {
+    const isFiles = (event) => event.dataTransfer?.types.includes("Files");
+    for (const name of ["dragenter", "dragover"]) {
+      addEventListener(name, (event) => {
+        if (!isFiles(event)) return;
+        event.preventDefault();
+        area.classList.add("over");
+      });
+    }
+    addEventListener("dragleave", (event) => {
+      if (event.relatedTarget === null) area.classList.remove("over");
+    });
+    addEventListener("drop", (event) => {
+      if (!isFiles(event)) return;
+      event.preventDefault();
+      area.classList.remove("over");
+      if (document.querySelector("dialog[open]")) return;
+      this.onDrop();
+      this.send([...event.dataTransfer.files]);
+    });
+  }
+
+  /** Say which languages files are translated from and to, and if a glossary cannot apply. */
   refresh() {
     const { source, target } = this.languages.asked;
     const from = source === null ? say("detect") : languageName(source);
     const shown = say("arrow", { source: from, target: languageName(target) });
-    document.getElementById("file-languages").textContent = shown;
+    const isLost = source === null && this.glossaries().length > 0;
+    document.getElementById("file-languages").textContent = isLost ? `${shown}. ${say("chooseSource")}` : shown;
   }
 
   async send(files) {
@@ -53,38 +68,50 @@ export class DocumentsView {
     form.set("target", target);
     if (source !== null) form.set("glossaries", this.glossaries().join(","));
     try {
-      const reply = await upload("/v1/documents", form);
+      const reply = await upload("/v1/documents", form, entry.sending.signal);
       keep([...kept(), { id: reply.id, name: reply.name }]);
       await this.follow(entry, reply.id);
     } catch (error) {
-      entry.failed(error.message);
+      if (error.name === "AbortError") return;
+      entry.failed(error instanceof TypeError ? say("offline") : error.message);
       this.fail(error, () => {
+        if (entry.isRemoved) return;
         entry.element.remove();
         this.sendOne(file);
       });
     }
   }
 
-  /** Ask how far a document is, until it is over. */
+  /** Ask how far a document is, until it is over; a service that is busy or away is asked again. */
   async follow(entry, id) {
     entry.id = id;
-    for (;;) {
-      let reply;
+    while (!entry.isRemoved) {
+      let pause = POLL_MS;
       try {
-        reply = await call("GET", `/v1/documents/${id}`);
+        const reply = await call("GET", `/v1/documents/${id}`);
+        if (!entry.isRemoved) entry.show(reply);
+        if (reply.state === "done" || reply.state === "error") return;
       } catch (error) {
-        if (error.status === 404) forget(id);
-        return entry.failed(error.status === 404 ? say("gone") : error.message);
+        if (!isPassing(error)) {
+          this.lose(entry, id, error);
+          return;
+        }
+        pause = (error.retrySeconds ?? PATIENCE_SECONDS) * 1000;
       }
-      if (entry.isRemoved) return undefined;
-      entry.show(reply);
-      if (reply.state === "done" || reply.state === "error") return undefined;
-      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+      await new Promise((resolve) => setTimeout(resolve, pause));
     }
+  }
+
+  /** Say why nothing is known of a document; with a key it may be. */
+  lose(entry, id, error) {
+    if (error.status === 404) forget(id);
+    entry.failed(error.status === 404 ? say("gone") : error.message);
+    if (error.status === 401 || error.status === 403) this.fail(error, () => this.follow(entry, id));
   }
 
   async remove(entry) {
     entry.isRemoved = true;
+    entry.sending.abort();
     entry.element.remove();
     if (!entry.id) return;
     forget(entry.id);
@@ -99,6 +126,7 @@ export class DocumentsView {
 class Entry {
   constructor(name, view) {
     this.id = null;
+    this.sending = new AbortController();
     this.isRemoved = false;
     this.name = name;
     this.progress = make("progress", { max: 1, value: 0, "aria-label": name });
@@ -117,6 +145,8 @@ class Entry {
 
   show(reply) {
     if (reply.state === "error") return this.failed(reply.error);
+    this.progress.hidden = false;
+    this.state.classList.remove("bad");
     const share = reply.characters ? reply.translated_characters / reply.characters : 0;
     this.progress.value = reply.state === "done" ? 1 : share;
     const percent = Math.floor(share * 100);
@@ -134,6 +164,10 @@ class Entry {
     this.state.textContent = say("error", { message });
     this.state.classList.add("bad");
   }
+}
+
+function isPassing(error) {
+  return error instanceof TypeError || [429, 502, 503, 504].includes(error.status);
 }
 
 function kept() {

@@ -66,11 +66,12 @@ export class GlossariesView {
       try {
         await call("DELETE", `/v1/glossaries/${glossary.id}`);
       } catch (error) {
-        this.fail(error, null);
+        if (error.status !== 404) return this.fail(error, act);
       }
       const applied = this.applied.delete(glossary.id);
       await this.load();
       if (applied) this.onChange();
+      return undefined;
     };
     dialog.replaceChildren(
       make("h2", { id: "confirm-title", text: say("confirmDelete", { name: glossary.name }) }),
@@ -113,7 +114,8 @@ class Editor {
     const { source, target } = glossary?.dictionaries[0] ?? view.languages.actual;
     this.source = picker("glossary-source", codes, source ?? codes.find((each) => each !== target));
     this.target = picker("glossary-target", codes, target);
-    for (const each of [this.source, this.target]) each.addEventListener("change", () => this.load());
+    const show = () => this.load().catch((error) => this.complain(error.message));
+    for (const each of [this.source, this.target]) each.addEventListener("change", show);
     this.rows = make("tbody");
     this.problem = make("p", { class: "bad", role: "alert" });
     this.file = make("input", { type: "file", class: "hidden", id: "glossary-file", accept: ".tsv,.csv,.txt" });

@@ -14,17 +14,29 @@ const THEMES = ["auto", "light", "dark"];
 const TAB_OF_VIEW = { text: "tab-text", files: "tab-files", glossaries: "tab-glossaries", tour: "tab-tour" };
 const byId = (id) => document.getElementById(id);
 let retryTimer = 0;
-let afterKey = null;
+const afterKey = new Set();
 let tour = null;
 
 fillIn();
 showTheme(localStorage.getItem(THEME) ?? "auto");
 
 const languages = new Languages(byId("source-language"), byId("target-language"), () => changed());
-const glossaries = new GlossariesView({ languages, fail, onChange: () => text.now() });
+const glossaries = new GlossariesView({
+  languages,
+  fail,
+  onChange: () => {
+    documents.refresh();
+    text.now();
+  },
+});
 const options = new Options(byId("options"), () => text.soon());
 const text = new TextView({ languages, options, glossaries: () => glossaries.ids(), tell, fail });
-const documents = new DocumentsView({ languages, glossaries: () => glossaries.ids(), fail });
+const documents = new DocumentsView({
+  languages,
+  glossaries: () => glossaries.ids(),
+  fail,
+  onDrop: () => show(byId(TAB_OF_VIEW.files)),
+});
 const tabs = Object.values(TAB_OF_VIEW).map(byId);
 
 for (const tab of tabs) {
@@ -46,7 +58,9 @@ byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   keepKey(byId("key").value.trim());
   byId("key-form").hidden = true;
-  afterKey?.();
+  const waiting = [...afterKey];
+  afterKey.clear();
+  for (const retry of waiting) retry();
 });
 document.addEventListener("keydown", (event) => {
   const key = event.key.toLowerCase();
@@ -88,7 +102,7 @@ function tell(message, retry = null) {
 function fail(error, retry) {
   if (error.status === 401 || error.status === 403) {
     byId("key-form").hidden = false;
-    afterKey = retry;
+    if (retry) afterKey.add(retry);
   }
   const message = error instanceof TypeError ? say("offline") : error.message;
   if (!retry) return tell(message, null);

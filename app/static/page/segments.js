@@ -28,13 +28,15 @@ export function words(text) {
 /**
  * The translation of a plain text, segment by segment as they come.
  *
- * What stands between segments is the same in source and target, so a part that has no translation yet is left out.
+ * What stands between segments is the same in source and target. A segment that has no translation yet is left out, and
+ * so is what follows the last one until `isWhole` is set: nobody can tell it from a segment that is still to come.
  */
 export class TranslatedText {
   constructor(source) {
     this.source = source;
     this.places = new Places(source);
     this.segments = [];
+    this.isWhole = false;
   }
 
   /** Add a segment of the service, or replace it. */
@@ -64,11 +66,15 @@ export class TranslatedText {
   parts() {
     const found = [];
     let position = 0;
+    let next = 0;
     this.segments.forEach((segment, number) => {
-      found.push(this.source.slice(position, segment.start), { number, segment });
+      if (number === next) found.push(this.source.slice(position, segment.start));
+      else if (found.length) found.push(" … ");
+      found.push({ number, segment });
       position = segment.end;
+      next = number + 1;
     });
-    found.push(this.segments.length ? this.source.slice(position) : "");
+    if (this.isWhole && this.segments.length) found.push(this.source.slice(position));
     return found;
   }
 

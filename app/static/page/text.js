@@ -9,6 +9,7 @@ import { LANGUAGE, say } from "./wording.js";
 const PAUSE_MS = 350;
 const DOUBTFUL = 0.4;
 /** Estimated probability below which a word is marked. */
+const PERCENT = new Intl.NumberFormat(LANGUAGE, { style: "percent" });
 const byId = (id) => document.getElementById(id);
 
 export class TextView {
@@ -23,6 +24,7 @@ export class TextView {
     this.timer = 0;
     this.list = new AlternativesList(byId("alternatives"), () => this.languages.actual);
     this.source.addEventListener("input", () => this.soon());
+    this.source.addEventListener("scroll", () => this.follow());
     this.target.addEventListener("keydown", (event) => this.onKey(event));
     this.target.addEventListener("click", (event) => this.openAt(event.target));
     byId("clear").addEventListener("click", () => this.write(""));
@@ -97,6 +99,7 @@ export class TextView {
     this.target.setAttribute("aria-busy", "false");
     if (this.languages.note(reply.detected?.language)) return this.now();
     if (isPlain) reply.segments.forEach((segment, number) => translated.put(number, segment));
+    translated.isWhole = true;
     // The service has the last word: should the parts not make its text, that is shown, without words to click.
     if (isPlain && translated.text === reply.text) this.showSegments(translated);
     else this.showPlain(reply.text);
@@ -142,7 +145,7 @@ export class TextView {
           role: "button",
           "aria-haspopup": "listbox",
           tabIndex: -1,
-          title: isDoubtful ? new Intl.NumberFormat(LANGUAGE, { style: "percent" }).format(doubt.quality) : null,
+          title: isDoubtful ? say("doubtful", { percent: PERCENT.format(doubt.quality) }) : null,
           data: { segment: number, start: word.start, end: word.end },
           text: word.text,
         }),
@@ -153,7 +156,21 @@ export class TextView {
     return make("span", { class: "segment", data: { number } }, parts);
   }
 
+  /** Mark a part of the source, given by places in its string; without them, nothing. */
+  highlight(start = 0, end = 0) {
+    const text = this.source.value;
+    const marked = make("mark", { text: text.slice(start, end) });
+    byId("mirror").replaceChildren(...(start < end ? [text.slice(0, start), marked, text.slice(end)] : []));
+    this.follow();
+  }
+
+  /** Keep the marked part under its words where the text is longer than its pane. */
+  follow() {
+    byId("mirror").scrollTop = this.source.scrollTop;
+  }
+
   refresh() {
+    this.highlight();
     const count = [...this.source.value].length;
     byId("count").textContent = count ? say("count", { count: count.toLocaleString(LANGUAGE) }) : "";
     byId("clear").hidden = !this.source.value;
@@ -173,9 +190,11 @@ export class TextView {
           this.source.setSelectionRange(places.of(each.start), places.of(each.end));
         };
         const part = this.options.isPlain ? this.source.value.slice(places.of(each.start), places.of(each.end)) : "";
+        const light = () => part && this.highlight(places.of(each.start), places.of(each.end));
+        const dim = () => this.highlight();
         return make(
           "li",
-          {},
+          { on: { pointerenter: light, pointerleave: dim, focusin: light, focusout: dim } },
           make("span", { class: "mark", "aria-hidden": "true", text: "!" }),
           make("span", { text: each.message }),
           part ? make("button", { class: "quiet part", text: part, on: { click: show } }) : null,
