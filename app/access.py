@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.errors import (
     INVALID_KEY,
     MISSING_KEY,
+    NOT_ADMIN,
     OVER_LIMIT,
     QUOTA_EXCEEDED,
     TOO_MANY_REQUESTS,
@@ -178,6 +179,21 @@ class Access:
         admission.requests = 1
         if new_requests:
             self._metrics.count_admission("admitted")
+        return caller
+
+    async def admit_admin(self, request: Request) -> Caller:
+        """Let a request through that has a valid admin key; raises also what :meth:`admit` does.
+
+        Raises:
+            RequestError: of kind NOT_ADMIN: the key is no admin key, or nobody has one.
+        """
+        if self.keys is None or not await anyio.to_thread.run_sync(self.keys.has_admin):
+            raise self._refusal(NOT_ADMIN, "no admin key is set up here: see `dragoman keys create --admin`")
+        if find_key(request) is None:
+            raise self._refusal(MISSING_KEY, "an admin key is needed", {"WWW-Authenticate": "Bearer"})
+        caller = await self.admit(request)
+        if not caller.is_admin:
+            raise self._refusal(NOT_ADMIN, "the API key is not an admin key")
         return caller
 
     async def charge(self, caller: Caller, characters: int, *, requests: int = 0, month: str | None = None) -> None:

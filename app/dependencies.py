@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import parse_qsl
@@ -22,6 +23,7 @@ from app.errors import MALFORMED_BODY, UNSUPPORTED_MEDIA_TYPE, RequestError
 from app.glossaries import GlossaryStore
 from app.limits import Deadline, Patience, cancel_unfinished, off_loop
 from app.metrics import Metrics
+from app.registry import Choice, Lent, TranslatorRegistry
 from app.settings import Settings
 from app.suggestions import SuggestionStore
 from app.translators import (
@@ -31,16 +33,17 @@ from app.translators import (
     Share,
     TextPlan,
     TextTranslator,
-    TranslatorRegistry,
+    has_words,
     submit_text,
 )
 from model import DeadlineExceededError, InvalidOptionError, OverloadedError, RequestCancelledError
 
 if TYPE_CHECKING:
-    from model import Detection, Glossary, Translation
+    from model import Detection, Glossary, SegmentTranslation, Translation
 
 _TERM_CHARACTERS = 20
 """About what a glossary's term has, to tell small glossaries from large ones."""
+_TAG = re.compile(r"<[^<>]*>")
 _MAX_FORM_FIELDS = 100
 """Far more than any endpoint has; bounds the work on a hostile form."""
 
@@ -96,6 +99,8 @@ class FinishedText:
     plan: TextPlan
     translation: Translation | None
     """None for a text that stays as it is."""
+    via: str | None = None
+    """The language between two models."""
 
     @property
     def text(self) -> str:
@@ -125,12 +130,14 @@ class FinishedText:
 
 
 async def translate_texts(
-    service: Service, translator: TextTranslator, requested: RequestedTexts, request: Request, deadline: Deadline
+    service: Service, choice: Choice, requested: RequestedTexts, request: Request, deadline: Deadline
 ) -> list[FinishedText]:
     """Translate the texts of a request, in order, as long as the client waits and the deadline allows.
 
     What is larger than the queue is handed over as room appears, and takes no more than half of it, so that others are
-    not turned away. What was translated before, or is being translated for somebody else, comes from the cache.
+    not turned away. What was translated before, or is being translated for somebody else, comes from the cache. A model
+    that is not in memory is loaded first. Where the source is open and the model depends on it, each text goes to the
+    model of its language.
 
     Raises:
         OverloadedError: the queue is full of others' work.
@@ -138,25 +145,89 @@ async def translate_texts(
     """
     if deadline.remaining_seconds() <= 0:
         raise DeadlineExceededError("the deadline passed before the translation began")
+    finished: dict[int, FinishedText] = {}
+    for part, own, indices in await _by_language(service, choice, requested):
+        results = await _translate_part(service, part, own, request, deadline)
+        finished.update(zip(indices, results, strict=True))
+    return [finished[index] for index in range(len(requested.texts))]
+
+
+async def _translate_part(
+    service: Service, choice: Choice, requested: RequestedTexts, request: Request, deadline: Deadline
+) -> list[FinishedText]:
+    """Translate texts with the models of one choice."""
     plans: list[TextPlan] = []
-    share = await _sharing(service, translator, requested)
-    try:
-        async with Patience(request.receive, deadline) as patience:
+    async with Patience(request.receive, deadline) as patience, service.registry.borrow(choice, patience) as lent:
+        translator = lent.translator
+        requested = replace(requested, deadline_seconds=deadline.remaining_seconds())  # loading may have taken a while
+        share = await _sharing(service, lent, requested)
+        try:
             for text in requested.texts:
                 while not await _hand_over(service, translator, requested, text, plans, share):
                     await patience.wait_for_any(_unfinished(plans))
             await patience.wait_for_all([plan.pending for plan in plans if plan.pending])
-    finally:
-        cancel_unfinished(_unfinished(plans))
-    finished = [FinishedText(plan, plan.pending.future.result() if plan.pending else None) for plan in plans]
+        finally:
+            cancel_unfinished(_unfinished(plans))
+    finished = [
+        FinishedText(plan, plan.pending.future.result() if plan.pending else None, lent.choice.via) for plan in plans
+    ]
     for item in finished:
-        service.metrics.count_text(translator.name, len(item.plan.text), item.translation)
+        service.metrics.count_text(lent.choice.name, len(item.plan.text), item.translation)
     return finished
 
 
-async def _sharing(service: Service, translator: TextTranslator, requested: RequestedTexts) -> Share:
+async def _by_language(
+    service: Service, choice: Choice, requested: RequestedTexts
+) -> list[tuple[Choice, RequestedTexts, Sequence[int]]]:
+    """Return what each choice of models has to do: all of it, unless the choice depends on what the texts are in."""
+    everything = range(len(requested.texts))
+    sources = list(requested.sources) or [requested.source] * len(everything)
+    possible = [] if None not in sources else service.registry.possible_sources(choice)
+    if not possible:
+        return [(choice, requested, everything)]
+    is_markup = requested.options is not None and requested.options.format in ("html", "xml")
+    samples = [_TAG.sub(" ", text) if is_markup else text for text in requested.texts]
+
+    def detect_all() -> list[Detection | None]:
+        found = [
+            service.registry.detect(sample, possible) if source is None and has_words(sample) else []
+            for sample, source in zip(samples, sources, strict=True)
+        ]
+        return [guesses[0] if guesses else None for guesses in found]
+
+    detections = await off_loop(sum(map(len, samples)), detect_all)
+    groups: dict[Choice, list[int]] = {}
+    for index, (source, guess) in enumerate(zip(sources, detections, strict=True)):
+        code = source or (guess.language if guess is not None else requested.target)
+        own, *_ = service.registry.select(code, requested.target, choice.model)
+        groups.setdefault(own, []).append(index)
+    return [(own, _only(requested, indices, own.source, detections), indices) for own, indices in groups.items()]
+
+
+def _only(
+    requested: RequestedTexts, indices: Sequence[int], source: str | None, detections: Sequence[Detection | None]
+) -> RequestedTexts:
+    """Return some of the texts of a request, which are all in one language."""
+    on_segment = requested.on_segment
+
+    def tell(text: int, segment: int, result: SegmentTranslation) -> None:
+        if on_segment is not None:
+            on_segment(indices[text], segment, result)
+
+    return replace(
+        requested,
+        texts=[requested.texts[index] for index in indices],
+        source=source,
+        sources=(),
+        detections=[detections[index] for index in indices],
+        on_segment=None if on_segment is None else tell,
+    )
+
+
+async def _sharing(service: Service, lent: Lent, requested: RequestedTexts) -> Share:
     """Return how the texts of a request share the work on equal ones."""
-    model = f"{translator.name} {translator.fingerprint}"
+    # The serials, since work on its way must not outlive its model: another one of the same weights shares none of it.
+    model = f"{lent.choice.serials} {lent.translator.name} {lent.translator.fingerprint}"
     parts = (requested.config, requested.options, requested.target_prefix)
     glossaries = () if requested.options is None else requested.options.glossaries
     num_terms = sum(len(glossary.entries) for glossary in glossaries)

@@ -30,8 +30,9 @@ from app.document_store import Claim, DocumentRecord, DocumentStore
 from app.keys import current_month
 from app.metrics import Metrics
 from app.portions import DocumentText, Piece, Portion, split_pieces
+from app.registry import TranslatorRegistry
 from app.settings import Settings
-from app.translators import RequestedTexts, TranslatorRegistry
+from app.translators import RequestedTexts
 from model import (
     DeadlineExceededError,
     EngineClosedError,
@@ -205,8 +206,8 @@ class DocumentService:
         characters = sum(len(text.text) for text in texts)
         if record.source is None:
             record = replace(record, source=await anyio.to_thread.run_sync(self._detect, texts))
-        translator, *_ = self._registry.select(record.source, record.target, new.model)
-        record = replace(record, characters=characters, model=translator.name)
+        choice, *_ = self._registry.select(record.source, record.target, new.model)
+        record = replace(record, characters=characters, model=choice.name)
         await self._access.charge(caller, characters)
         try:
             await self._in_thread(partial(self._store.add, record, new.data))
@@ -376,7 +377,7 @@ class DocumentService:
 
     async def _translate_pieces(self, record: DocumentRecord, pieces: Sequence[Piece], done: dict[bytes, str]) -> None:
         """Translate the pieces that are not ``done``, a portion at a time, and add them to it, and to the store."""
-        translator, source, target = self._registry.select(record.source, record.target, self._model(record))
+        choice, source, target = self._registry.select(record.source, record.target, self._model(record))
         sizes = Counter[bytes]()
         for piece in pieces:
             sizes[piece.digest] += len(piece.text)
@@ -386,7 +387,8 @@ class DocumentService:
         max_queued_requests = self._settings.max_queued_requests // 2
         run = self._running[record.id]
         run.started = time.monotonic()
-        async with Portion(translator, requested, read_options(record.options), max_queued_requests) as portion:
+        chosen = self._registry, choice
+        async with Portion(*chosen, requested, read_options(record.options), max_queued_requests) as portion:
             while waiting or portion:
                 while waiting and portion.has_room(waiting[0]) and await portion.submit(waiting[0]):
                     waiting.popleft()
@@ -395,14 +397,14 @@ class DocumentService:
                     done[piece.digest] = piece.text if translation is None else translation.text
                     run.done_characters += sizes[piece.digest]
                     translated += sizes[piece.digest]
-                    self._metrics.count_text(translator.name, len(piece.text), translation)
+                    self._metrics.count_text(choice.name, len(piece.text), translation)
                 kept = [(piece.digest, done[piece.digest]) for piece, _ in finished]
                 if kept and not await self._in_thread(partial(self._store.keep, record.id, kept, translated)):
                     raise asyncio.CancelledError  # another process deleted it
 
     def _model(self, record: DocumentRecord) -> str | None:
         """Return the document's model, None if it is no longer loaded."""
-        return record.model if record.model in {each.name for each in self._registry.translators} else None
+        return record.model if record.model in {each.name for each in self._registry.store.entries} else None
 
     def _detect(self, texts: Sequence[DocumentText]) -> str | None:
         """Return the language of most of the document's beginning; tags do not count. None if nothing tells."""

@@ -62,6 +62,12 @@ class Kind:
 
 
 MALFORMED_BODY = Kind(400, "malformed-body", "The body cannot be read")
+NOT_ADMIN = Kind(403, "not-admin", "An admin key is needed")
+MODELS_DISABLED = Kind(403, "models-disabled", "Models are not loaded here while the service runs")
+MODEL_NOT_FOUND = Kind(404, "model-not-found", "There is no such model")
+DEFAULT_MODEL_STAYS = Kind(409, "default-model", "The default model cannot be unloaded")
+MODEL_TOO_LARGE = Kind(422, "model-too-large", "The model does not fit into the memory that is allowed")
+UNUSABLE_MODEL = Kind(422, "unusable-model", "The folder has no usable model")
 MISSING_KEY = Kind(401, "missing-key", "An API key is needed")
 INVALID_KEY = Kind(403, "invalid-key", "The API key is not valid")
 BODY_TIMEOUT = Kind(408, "body-timeout", "The body did not arrive in time")

@@ -168,6 +168,15 @@ class KeyStore:
         with self._database.turn() as connection:
             return connection.execute("SELECT 1 FROM api_keys LIMIT 1").fetchone() is None
 
+    def has_admin(self) -> bool:
+        """Whether there is an admin key that is valid."""
+        with self._database.turn() as connection:
+            found = connection.execute(
+                "SELECT 1 FROM api_keys WHERE is_admin AND NOT disabled AND (expires IS NULL OR expires > ?) LIMIT 1",
+                (time.time(),),
+            )
+            return found.fetchone() is not None
+
     def set_disabled(self, key_id: str, disabled: bool) -> None:
         """Let a key be refused from now on, or accepted again."""
         with self._database.turn() as connection:

@@ -22,7 +22,9 @@ from app.headers import CorsMiddleware, SecurityHeadersMiddleware, TimeLimitMidd
 from app.limits import BodyLimitMiddleware
 from app.logging import RequestLogMiddleware, configure_logging
 from app.metrics import Metrics, package_version
+from app.model_store import ModelStore
 from app.proxies import ForwardedHostMiddleware
+from app.registry import TranslatorRegistry
 from app.routes import (
     analysis,
     deepl,
@@ -33,6 +35,7 @@ from app.routes import (
     glossaries,
     libretranslate,
     libretranslate_files,
+    models,
     native,
     operations,
     page,
@@ -40,13 +43,14 @@ from app.routes import (
 from app.settings import Settings
 from app.suggestions import SuggestionStore
 from app.tracing import TracingMiddleware, create_tracing
-from app.translators import TextTranslator, TranslatorRegistry, load_translators
+from app.translators import TextTranslator, estimate_memory, load_translator
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 _ROUTES = (
     native,
+    models,
     analysis,
     documents,
     glossaries,
@@ -76,8 +80,16 @@ def create_app(settings: Settings | None = None, translators: Sequence[TextTrans
     """
     settings = settings or Settings.load()
     configure_logging(settings.log_level)
-    registry, metrics = TranslatorRegistry(), Metrics()
-    metrics.watch(lambda: registry.translators, registry.healthy)
+    metrics = Metrics()
+    store = ModelStore(
+        partial(load_translator, settings, metrics),
+        partial(estimate_memory, settings),
+        budget_bytes=int(settings.model_memory_megabytes * 1e6),
+        metrics=metrics,
+    )
+    registry = TranslatorRegistry(store, pivot=settings.pivot)
+    metrics.watch(lambda: store.loaded, registry.healthy)
+    metrics.watch_models(lambda: len(store.loaded), lambda: store.memory_bytes)
     access = Access(settings, metrics)
     document_service = DocumentService(settings, registry, metrics, access)
     cache = TranslationCache(settings.cache_megabytes, metrics)
@@ -137,19 +149,17 @@ def _lifespan(
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        translators = given
-        if translators is None:
-            translators = await anyio.to_thread.run_sync(load_translators, service.settings, service.metrics)
         try:
-            await anyio.to_thread.run_sync(registry.start, translators)
+            if given is None:
+                await anyio.to_thread.run_sync(registry.store.start, service.settings.models or (None,))
+            await anyio.to_thread.run_sync(registry.start, given or ())
             await service.documents.start()
-            _logger.info("ready", models=[translator.name for translator in translators])
+            _logger.info("ready", models=[entry.name for entry in registry.store.entries])
             yield
         finally:
             registry.stop_accepting()
             await service.documents.close()
-            if given is None:
-                await anyio.to_thread.run_sync(registry.close)
+            await anyio.to_thread.run_sync(registry.close)
             await anyio.to_thread.run_sync(service.access.close)
             if tracing is not None:
                 await anyio.to_thread.run_sync(tracing.shutdown)

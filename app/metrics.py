@@ -71,7 +71,7 @@ class EngineStatistics(Protocol):
 
 
 class MeasuredTranslator(Protocol):
-    """What is read of a translator."""
+    """What is read of a model that is in memory."""
 
     @property
     def name(self) -> str: ...
@@ -141,6 +141,11 @@ class Metrics:
         self._cache_evictions = Counter(
             "dragoman_cache_evictions", "Translations that had to leave the cache.", registry=registry
         )
+        self._models = Counter(
+            "dragoman_model_events", "Models loaded, unloaded, or failed to load.", ("event",), registry=registry
+        )
+        for event in ("loaded", "unloaded", "failed"):
+            self._models.labels(event)
         build = Gauge("dragoman_build_info", "Always 1.", ("version", "python"), registry=registry)
         build.labels(package_version(), platform.python_version()).set(1)
 
@@ -182,6 +187,16 @@ class Metrics:
         entries_gauge.set_function(entries)
         bytes_gauge = Gauge("dragoman_cache_bytes", "Estimated memory of the cache.", registry=self.registry)
         bytes_gauge.set_function(num_bytes)
+
+    def watch_models(self, loaded: Callable[[], int], num_bytes: Callable[[], int]) -> None:
+        """Let every scrape read how many models are in memory, and what they need."""
+        Gauge("dragoman_models_loaded", "Models in memory.", registry=self.registry).set_function(loaded)
+        bytes_gauge = Gauge("dragoman_model_bytes", "Estimated memory of the models.", registry=self.registry)
+        bytes_gauge.set_function(num_bytes)
+
+    def count_model(self, event: str) -> None:
+        """A model was loaded, unloaded, or failed to load."""
+        self._models.labels(event).inc()
 
     def count_cache(self, outcome: str) -> None:
         """A text was looked up: hit, joined (the same was on its way), miss or bypassed."""

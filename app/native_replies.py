@@ -30,6 +30,7 @@ def translation_reply(index: int, item: FinishedText, body: TranslateRequest) ->
         text=item.text,
         source=item.source,
         target=item.plan.target,
+        via=None if translation is None else item.via,
         detected=None if item.detected is None else detected_language(item.detected),
         alternatives=item.alternatives,
         score=None if translation is None else translation.score,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from app.limits import cancel_unfinished, off_loop
-from app.translators import RequestedTexts, TextPlan, TextTranslator, submit_text
+from app.registry import Choice, Lent, TranslatorRegistry
+from app.translators import RequestedTexts, TextPlan, submit_text
 from model import OverloadedError, TextOptions
 
 if TYPE_CHECKING:
@@ -70,17 +72,27 @@ class Portion:
     """The pieces of one document that an engine has now; leaving it as a context cancels them."""
 
     def __init__(
-        self, translator: TextTranslator, requested: RequestedTexts, options: TextOptions, max_queued_requests: int
+        self,
+        registry: TranslatorRegistry,
+        choice: Choice,
+        requested: RequestedTexts,
+        options: TextOptions,
+        max_queued_requests: int,
     ) -> None:
         """Prepare to submit.
 
         Args:
-            translator: takes the pieces.
+            registry: lends the models. They are borrowed anew when none of the document's pieces is on its way, so that
+                a book does not keep a model from being swapped.
+            choice: which models take the pieces.
             requested: the texts' languages, and whose they are; its texts and options are not looked at.
             options: how they are translated; each has its own format.
             max_queued_requests: while more of anybody's work waits in the engine, no more than one piece is submitted.
         """
-        self._translator = translator
+        self._registry = registry
+        self._choice = choice
+        self._lent: Lent | None = None
+        self._loan = AsyncExitStack()
         self._requested = requested
         self._options = options
         self._max_queued_requests = max_queued_requests
@@ -100,7 +112,9 @@ class Portion:
         return (
             len(self._running) < PORTION_TEXTS
             and characters + len(piece.text) <= PORTION_CHARACTERS
-            and self._translator.stats().queued_requests < self._max_queued_requests
+            and self._lent is not None
+            and not self._lent.is_over
+            and self._lent.translator.stats().queued_requests < self._max_queued_requests
         )
 
     async def submit(self, piece: Piece) -> bool:
@@ -110,9 +124,14 @@ class Portion:
             InvalidRequestError, UnavailableError: what the translator raises.
         """
         plans: list[TextPlan] = []
+        if not self._running:
+            await self._loan.aclose()
+        if self._lent is None or not self._running:
+            self._lent = await self._loan.enter_async_context(self._registry.borrow(self._choice))
+        translator = self._lent.translator
         requested = replace(self._requested, texts=[piece.text], options=replace(self._options, format=piece.format))
         try:
-            await off_loop(len(piece.text), partial(submit_text, self._translator, requested, piece.text, plans))
+            await off_loop(len(piece.text), partial(submit_text, translator, requested, piece.text, plans))
         except OverloadedError as exception:
             self._pause_seconds = min(exception.retry_after_seconds, _LONGEST_PAUSE_SECONDS)
             return False
@@ -152,3 +171,4 @@ class Portion:
         self._running = {}
         cancel_unfinished(pending)
         await asyncio.gather(*futures, return_exceptions=True)
+        await self._loan.aclose()

@@ -249,6 +249,9 @@ class TranslationReply(BaseModel):
     text: str
     source: str
     target: str
+    via: str | None = Field(
+        default=None, description="The language between two models, where no model has the pair; null otherwise."
+    )
     detected: DetectedLanguage | None = Field(
         default=None, description="The detected source, if the request left it open."
     )
@@ -299,17 +302,36 @@ class LanguagesReply(BaseModel):
     languages: list[LanguageReply]
 
 
+class LoadModelRequest(StrictRequest):
+    """A model to load, or to put in the place of one."""
+
+    path: str = Field(description="Its folder, below the folder of the setting models_directory.", examples=["fr-de"])
+    name: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="What to call it; null: its own name. One with this name is swapped.",
+    )
+
+
 class ModelReply(BaseModel):
-    """A loaded model."""
+    """A model."""
 
     name: str
     languages: list[str]
+    source_languages: list[str]
+    target_languages: list[str]
     default: bool
+    state: Literal["loaded", "loading", "unloading", "unloaded"] = Field(
+        description="Whether it is in memory; one that is not is loaded when a request needs it."
+    )
+    memory_bytes: int = Field(description="Estimated memory of its weights; 0 if that is not known.")
+    last_used_at: str | None = Field(description="When a request last had it, in UTC; null before the first.")
     info: dict[str, Any] = Field(description="Facts such as parameters, number format and device.")
 
 
 class ModelsReply(BaseModel):
-    """All loaded models, the default one first."""
+    """All models, the default one first."""
 
     models: list[ModelReply]
 

@@ -49,6 +49,13 @@ class Settings(BaseSettings):
     models: Annotated[tuple[Path, ...], NoDecode] = ()
     """Checkpoint folders to serve, the default one first; none means the embedded model. In the environment, the
     folders are separated as in PATH."""
+    models_directory: Path | None = None
+    """Folder below which models may be loaded while the service runs, by an admin key; None for nowhere."""
+    model_memory_megabytes: float = Field(default=0.0, ge=0)
+    """Memory for the weights of all models together, in millions of bytes; those that were used least recently are
+    unloaded to make room, and loaded again when a request needs them. 0 for no limit."""
+    pivot: bool = True
+    """Translate pairs that no model has by way of another language, where two models allow it."""
     device: str = _ENGINE.device
     """See EngineConfig.device."""
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = _ENGINE.dtype

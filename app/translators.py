@@ -1,6 +1,6 @@
-"""The loaded translators: what the service needs of one, which one answers a request, when they are ready.
+"""What the service needs of a translator, how one is loaded, and how the texts of a request are handed to it.
 
-It submits work and detects languages; waiting for results, with deadlines and clients that go away, is in limits.
+Which one answers a request is the registry's; waiting for results, with deadlines and clients that go away, limits'.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from app.settings import Settings
-from model import EngineClosedError, InvalidOptionError, UnsupportedLanguageError, language, resolve
 
 if TYPE_CHECKING:
     from model import (
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
         ExplainedTranslation,
         ExplanationOptions,
         GenerationConfig,
-        Language,
         ScoredTranslation,
         SegmentTranslation,
         TextOptions,
@@ -68,7 +67,15 @@ class TextTranslator(Protocol):
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Codes that can be both source and target."""
+        """Codes that can be source or target."""
+
+    @property
+    def source_languages(self) -> tuple[str, ...]:
+        """Codes that can be source."""
+
+    @property
+    def target_languages(self) -> tuple[str, ...]:
+        """Codes that can be target."""
 
     def submit(
         self,
@@ -143,6 +150,8 @@ class RequestedTexts:
     deadline_seconds: float | None = None
     caller: str | None = None
     """Whose texts these are: callers share the device evenly, so that a book does not hold up a sentence."""
+    detections: Sequence[Detection | None] = ()
+    """The guess behind each text's source, for those whose language was detected before."""
     sources: Sequence[str | None] = ()
     """A language code for each text, None where ``source`` holds; nothing means that for all of them."""
     on_segment: Callable[[int, int, SegmentTranslation], None] | None = None
@@ -170,95 +179,6 @@ def has_words(text: str) -> bool:
 
 _EMOJI_WITH_LETTERS = re.compile(".\ufe0f?\u20e3|.\ufe0f", re.DOTALL)
 """Keycaps such as 1 + U+20E3, and letters such as U+2139 that U+FE0F turns into an emoji."""
-
-
-@dataclass
-class TranslatorRegistry:
-    """The translators of one service, the default one first."""
-
-    translators: Sequence[TextTranslator] = ()
-    ready: bool = field(default=False, init=False)
-    """Whether requests are taken: loaded, warm, and not shutting down."""
-
-    def start(self, translators: Sequence[TextTranslator]) -> None:
-        """Warm the translators up, then take requests. Slow: call it off the event loop."""
-        for translator in translators:
-            translator.warm_up()
-        self.translators = tuple(translators)
-        self.ready = True
-
-    def healthy(self) -> bool:
-        """Whether requests are taken and every engine runs."""
-        return self.ready and all(translator.stats().accepting for translator in self.translators)
-
-    def stop_accepting(self) -> None:
-        """Refuse new requests; running ones go on."""
-        self.ready = False
-
-    def close(self) -> None:
-        """Let running requests finish, then stop the engines. Slow: call it off the event loop."""
-        self.ready = False
-        for translator in self.translators:
-            translator.close(drain=True)
-
-    def require_ready(self) -> None:
-        """Raise EngineClosedError while requests are not taken."""
-        if not self.ready:
-            raise EngineClosedError("the service is starting or shutting down")
-
-    def languages(self) -> list[Language]:
-        """Return the languages that any translator has, in the order of the translators."""
-        codes = dict.fromkeys(code for translator in self.translators for code in translator.languages)
-        return [language(code) for code in codes]
-
-    def targets(self, source: str) -> list[str]:
-        """Return the codes that ``source`` can be translated to; itself is one, since such a text stays as it is."""
-        with_source = (translator for translator in self.translators if source in translator.languages)
-        return list(dict.fromkeys(code for translator in with_source for code in translator.languages))
-
-    def select(
-        self, source: str | None, target: str, model: str | None = None
-    ) -> tuple[TextTranslator, str | None, str]:
-        """Return the translator for a request, and its source and target as canonical codes.
-
-        Raises:
-            EngineClosedError: requests are not taken now.
-            InvalidOptionError: no translator is called ``model``.
-            UnsupportedLanguageError: no translator (or not the one asked for) has both languages.
-        """
-        self.require_ready()
-        candidates = [translator for translator in self.translators if model in (None, translator.name)]
-        if not candidates:
-            names = ", ".join(translator.name for translator in self.translators)
-            raise InvalidOptionError("model", f"must be one of {names}", model)
-        resolved_target = self.resolve("target", target, candidates)
-        resolved_source = None if source is None else self.resolve("source", source, candidates)
-        for translator in candidates:
-            if {resolved_target, resolved_source or resolved_target} <= set(translator.languages):
-                return translator, resolved_source, resolved_target
-        raise UnsupportedLanguageError("target", f"must be a language that {source} can be translated to", target)
-
-    def resolve(self, name: str, code: str, candidates: Sequence[TextTranslator] | None = None) -> str:
-        """Return the canonical code of a language that one of the translators has.
-
-        Raises:
-            UnsupportedLanguageError: with ``name`` as the field that is wrong.
-        """
-        among = self.translators if candidates is None else candidates
-        installed = list(dict.fromkeys(installed for translator in among for installed in translator.languages))
-        try:
-            return resolve(code, installed)
-        except UnsupportedLanguageError:
-            raise UnsupportedLanguageError(name, f"must be one of {', '.join(installed)}", code) from None
-
-    def detect(self, text: str) -> list[Detection]:
-        """Return the default translator's guesses at the language of ``text``.
-
-        Raises:
-            EngineClosedError: requests are not taken now.
-        """
-        self.require_ready()
-        return self.translators[0].detect(text)
 
 
 def submit_text(
@@ -303,7 +223,8 @@ def _plan(translator: TextTranslator, requested: RequestedTexts, index: int) -> 
     text = requested.texts[index]
     source = (requested.sources[index] if requested.sources else None) or requested.source
     if source is not None:
-        return TextPlan(text, source, requested.target, detected=None)
+        detected = requested.detections[index] if requested.detections else None
+        return TextPlan(text, source, requested.target, detected)
     if requested.options is not None and requested.options.format != "text":
         return TextPlan(text, None, requested.target, detected=None)
     detections = translator.detect(text) if has_words(text) else []
@@ -312,23 +233,35 @@ def _plan(translator: TextTranslator, requested: RequestedTexts, index: int) -> 
     return TextPlan(text, detections[0].language, requested.target, detected=detections[0])
 
 
-def load_translators(settings: Settings, observer: EngineObserver | None = None) -> Sequence[TextTranslator]:
-    """Load every model of the settings, or the embedded one. Slow: call it off the event loop.
+def load_translator(settings: Settings, observer: EngineObserver | None, path: Path | None) -> TextTranslator:
+    """Load one model. Slow: call it off the event loop.
 
     Args:
-        settings: which models, and how their engines use the device.
-        observer: is told of every engine's steps and requests.
+        settings: how its engine uses the device.
+        observer: is told of the engine's steps and requests.
+        path: its folder; None for the embedded model.
 
     Raises:
-        CheckpointError: a folder has no usable model.
-        ConfigurationError: two models have one name, or the device is not there.
+        CheckpointError: the folder has no usable model.
+        ConfigurationError: the device is not there.
     """
-    from model import ConfigurationError, Translator
+    from model import Translator
 
-    loaded = [Translator.load(path, settings.engine_config(), observer=observer) for path in settings.models or (None,)]
-    names = [translator.name for translator in loaded]
-    if len(set(names)) < len(names):
-        for translator in loaded:
-            translator.close(drain=False)
-        raise ConfigurationError("models", "must have different names", names)
-    return loaded
+    return Translator.load(path, settings.engine_config(), observer=observer)
+
+
+def estimate_memory(settings: Settings, path: Path | None) -> int:
+    """Return the bytes that a model's weights will take, from its description and the headers of its files.
+
+    The network itself is kept in float32 (it scores and explains), and the compiled decoder has the weights once more
+    in its own number format; what requests take comes on top.
+
+    Raises:
+        CheckpointError: the folder has no usable model.
+    """
+    from model import DEFAULT_MODEL, PRETRAINED, inspect_checkpoint
+
+    sizes = inspect_checkpoint(PRETRAINED / DEFAULT_MODEL if path is None else path).bytes_in
+    if settings.decoder == "plain":
+        return sizes["float32" if settings.dtype == "auto" else settings.dtype]
+    return sizes["float32"] + sizes["int8" if settings.dtype == "auto" else settings.dtype]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from model.checkpoints.training_memory import TrainingMemory
 
 _SHARDINGS = {"replicated": "DDP", "zero1": "ZeRO 1", "zero2": "ZeRO 2", "zero3": "ZeRO 3"}
+_UNDETERMINED = "und"
+"""In the place of languages that a folder does not state, as in ISO 639."""
 _MEMORY_ROWS = {
     "weights": "weights",
     "gradients": "gradients",
@@ -66,12 +68,30 @@ def inspect_folder(path: Path) -> Inspection:
     from model.checkpoints.checkpoint import CONFIG_FILE
     from model.checkpoints.inspection import inspect_checkpoint
     from model.importing.folder import read_json
+    from model.importing.native_marian import is_native
     from model.training.run_directory import RunDirectory
 
+    if is_native(path):
+        return _inspect_native(path)
     folder = RunDirectory(path, keep=1).newest_path() or path
     if "model_type" in read_json(folder / CONFIG_FILE):
         return _inspect_foreign(folder)
     return inspect_checkpoint(folder)
+
+
+def _inspect_native(folder: Path) -> Inspection:
+    """Return the facts of a folder in Marian's own form, whose one file of arrays has to be read for that."""
+    from model.checkpoints.inspection import MOST_TENSORS, inspect_network, parameter_shapes
+    from model.importing.native_marian import read_native
+    from model.importing.tokenizers import Wanted
+
+    config, _, tokenizer, _, _ = read_native(folder, Wanted(_UNDETERMINED, _UNDETERMINED))
+    source, target = (
+        tuple(code for code in codes if code != _UNDETERMINED)
+        for codes in (tokenizer.source_languages, tokenizer.target_languages)
+    )
+    shapes = parameter_shapes(config, MOST_TENSORS)
+    return inspect_network(folder.resolve().name, "marian", (source, target), config, shapes, {})
 
 
 def _inspect_foreign(folder: Path) -> Inspection:

@@ -47,5 +47,6 @@ class TextOptions:
             allowed, value = get_args(kind), getattr(self, name)
             if value not in allowed:
                 raise InvalidOptionError(name, f"must be one of {', '.join(allowed)}", value)
-        if len(self.glossaries) > MAX_GLOSSARIES:
-            raise InvalidOptionError("glossaries", f"must be at most {MAX_GLOSSARIES}", len(self.glossaries))
+        num_glossaries = len({glossary.id for glossary in self.glossaries})  # each may have several language pairs
+        if num_glossaries > MAX_GLOSSARIES:
+            raise InvalidOptionError("glossaries", f"must be at most {MAX_GLOSSARIES}", num_glossaries)

@@ -321,9 +321,7 @@ class Translator:
             if translation is None:
                 ids = explainable_source(self.tokenizer, self.config, text, reader.target, reader.source)
                 begin = reader.decoder_prefix
-                own = dataclasses.replace(
-                    config or GenerationConfig(), target_prefix=begin, num_unscored=len(begin)
-                )
+                own = dataclasses.replace(config or GenerationConfig(), target_prefix=begin, num_unscored=len(begin))
                 [request] = self._engine.submit_many([GenerationInput(ids, own)], deadline_seconds=deadline_seconds)
                 target_ids: Sequence[int] = request.future.result()[0].token_ids
             else:

@@ -131,7 +131,7 @@ def test_dragoman_commands_and_their_options_are_real() -> None:
 def test_readme_and_help_list_the_same_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    listed = re.search(r"lists all\s+commands: ([a-z, \n]+)\.", README)
+    listed = re.search(r"lists all\s+commands: ([a-z, \n-]+)\.", README)
     assert listed
     names = [name.strip() for name in listed[1].split(",")]
     assert sorted(names) == sorted(typer.main.get_command(cli).commands)  # type: ignore[attr-defined]

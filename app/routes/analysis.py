@@ -22,6 +22,7 @@ from app.analysis_schemas import (
     ExplainReply,
     ExplainRequest,
     LanguagePair,
+    ScorePair,
     ScoreReply,
     ScoreRequest,
     ScoresReply,
@@ -31,13 +32,14 @@ from app.dependencies import JsonRoute, Service, ServiceDependency, translate_te
 from app.errors import renamed
 from app.limits import REQUEST_ID, Deadline, Patience, cancel_unfinished, check_texts, off_loop
 from app.native_replies import aligned_words, detected_language, given_language, rated_words
+from app.registry import Choice
 from app.routes.native import PROBLEMS
 from app.schemas import GenerationOptions, Usage
 from app.translators import RequestedTexts, TextTranslator
 from model import ExplanationOptions, InvalidRequestError, TextOptions
 
 if TYPE_CHECKING:
-    from model import ScoredTranslation
+    from model import ExplainedTranslation, ScoredTranslation, WordAlternatives
 
 Result = TypeVar("Result")
 
@@ -62,11 +64,16 @@ async def score(body: ScoreRequest, request: Request, service: ServiceDependency
     texts = [pair.text for pair in body.pairs]
     check_texts(texts, service.settings, "pairs")
     check_texts([pair.translation for pair in body.pairs], service.settings, "pairs")
-    translator, source, target = _select(body, service)
+    choice, source, target = _select(body, service)
     await service.access.admit(request, sum(map(len, texts)))
     wants = {"alignment": body.return_alignment, "quality": body.return_quality}
-    starts = [partial(translator.score, pair.text, pair.translation, source, target, **wants) for pair in body.pairs]
-    scored = await _wait(starts, sum(map(len, texts)), request, deadline, "pairs[{}].{}")
+
+    def start(translator: TextTranslator, pair: ScorePair) -> Future[ScoredTranslation]:
+        return translator.score(pair.text, pair.translation, source, target, **wants)
+
+    starts = [partial(start, pair=pair) for pair in body.pairs]
+    asked = _Asked(service, choice, request, deadline)
+    scored = await _wait(asked, starts, sum(map(len, texts)), "pairs[{}].{}")
     return ScoresReply(
         scores=[_score_reply(index, each, body) for index, each in enumerate(scored)],
         usage=Usage(
@@ -74,7 +81,7 @@ async def score(body: ScoreRequest, request: Request, service: ServiceDependency
             source_tokens=sum(each.num_source_tokens for each in scored),
             target_tokens=sum(len(each.tokens) for each in scored),
         ),
-        model=translator.name,
+        model=choice.name,
     )
 
 
@@ -83,7 +90,7 @@ async def complete(body: CompleteRequest, request: Request, service: ServiceDepe
     """Translate a text, taken as one segment, so that its translation begins as wanted."""
     deadline = Deadline.of(request.scope, service.settings, body.deadline_ms)
     check_texts([body.text], service.settings)
-    translator, source, target = _select(body, service)
+    choice, source, target = _select(body, service)
     await service.access.admit(request, len(body.text))
     requested = RequestedTexts(
         [body.text],
@@ -96,7 +103,7 @@ async def complete(body: CompleteRequest, request: Request, service: ServiceDepe
         caller=request.scope[REQUEST_ID],
     )
     try:
-        [item] = await translate_texts(service, translator, requested, request, deadline)
+        [item] = await translate_texts(service, choice, requested, request, deadline)
     except InvalidRequestError as error:
         raise renamed(error, _place(error.name)) from error
     return CompleteReply(
@@ -107,7 +114,7 @@ async def complete(body: CompleteRequest, request: Request, service: ServiceDepe
         alternatives=item.alternatives,
         score=None if item.translation is None else item.translation.score,
         finish_reason="unchanged" if item.translation is None else item.translation.finish_reason,
-        model=translator.name,
+        model=choice.name,
     )
 
 
@@ -117,11 +124,13 @@ async def alternatives(body: AlternativesRequest, request: Request, service: Ser
     deadline = Deadline.of(request.scope, service.settings, body.deadline_ms)
     check_texts([body.text], service.settings)
     check_texts([body.prefix], service.settings, "prefix")
-    translator, source, target = _select(body, service)
+    choice, source, target = _select(body, service)
     await service.access.admit(request, len(body.text))
-    count = body.num_alternatives
-    start = partial(translator.alternatives, body.text, body.prefix, source, target, count=count)
-    [found] = await _wait([start], len(body.text), request, deadline)
+
+    def start(translator: TextTranslator) -> Future[WordAlternatives]:
+        return translator.alternatives(body.text, body.prefix, source, target, count=body.num_alternatives)
+
+    [found] = await _wait(_Asked(service, choice, request, deadline), [start], len(body.text))
     return AlternativesReply(
         alternatives=[
             AlternativeWord(word=each.word, probability=min(1.0, each.probability), prefix=each.prefix)
@@ -130,7 +139,7 @@ async def alternatives(body: AlternativesRequest, request: Request, service: Ser
         source=found.source,
         target=found.target,
         detected=None if found.detected is None else detected_language(found.detected),
-        model=translator.name,
+        model=choice.name,
     )
 
 
@@ -139,25 +148,23 @@ async def explain(body: ExplainRequest, request: Request, service: ServiceDepend
     """Show a short text on its way through the network: tokens, vectors, attention, and each step of the decoder."""
     deadline = Deadline.of(request.scope, service.settings, body.deadline_ms)
     check_texts([body.text, body.translation or ""], service.settings)
-    translator, source, target = _select(body, service)
+    choice, source, target = _select(body, service)
     await service.access.admit(request, len(body.text))
-    start = partial(
-        translator.explain,
-        body.text,
-        body.translation,
-        source,
-        target,
-        body.options.config(),
-        options=ExplanationOptions(body.temperature, body.top_k, body.top_p, body.num_candidates, body.num_dimensions),
-        deadline_seconds=deadline.remaining_seconds(),
-    )
-    [found] = await _wait([start], len(body.text), request, deadline)
+    config = body.options.config()
+    options = ExplanationOptions(body.temperature, body.top_k, body.top_p, body.num_candidates, body.num_dimensions)
+
+    def start(translator: TextTranslator) -> Future[ExplainedTranslation]:
+        seconds = deadline.remaining_seconds()
+        texts = (body.text, body.translation)
+        return translator.explain(*texts, source, target, config, options=options, deadline_seconds=seconds)
+
+    [found] = await _wait(_Asked(service, choice, request, deadline), [start], len(body.text))
     detected = None if found.detected is None else detected_language(found.detected).model_dump()
     reply = {
         "source": found.source,
         "target": found.target,
         "detected": detected,
-        "model": translator.name,
+        "model": choice.name,
         "shape": found.shape,
         "explanation": found.explanation,
     }
@@ -165,37 +172,51 @@ async def explain(body: ExplainRequest, request: Request, service: ServiceDepend
     return Response(orjson.dumps(reply), media_type="application/json")
 
 
-def _select(body: LanguagePair, service: Service) -> tuple[TextTranslator, str | None, str]:
-    """Return the translator of a request, and its languages."""
+def _select(body: LanguagePair, service: Service) -> tuple[Choice, str | None, str]:
+    """Return the model of a request, and its languages; two models in a row cannot be looked into."""
     service.registry.require_ready()
-    return service.registry.select(given_language(body.source), body.target, body.model)
+    return service.registry.select(given_language(body.source), body.target, body.model, direct=True)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Who asks which model, and until when."""
+
+    service: Service
+    choice: Choice
+    request: Request
+    deadline: Deadline
 
 
 async def _wait(
-    starts: Sequence[Callable[[], Future[Result]]],
-    characters: int,
-    request: Request,
-    deadline: Deadline,
-    place: str = "{1}",
+    asked: _Asked, starts: Sequence[Callable[[TextTranslator], Future[Result]]], characters: int, place: str = "{1}"
 ) -> list[Result]:
     """Start analyses and wait for them as long as the client and the deadline allow.
 
     Args:
+        asked: who asks which model.
         starts: each starts one.
         characters: of all texts together; detecting their language takes time.
-        request: of the client.
-        deadline: until when.
         place: where in the body something is, by the number of its analysis and its name.
     """
-    analyses = await off_loop(characters, lambda: [_Analysis(start()) for start in starts])
+    analyses: list[_Analysis] = []
+    registry = asked.service.registry
     try:
-        async with Patience(request.receive, deadline) as patience:
-            await patience.wait_for_all(analyses)
+        async with (
+            Patience(asked.request.receive, asked.deadline) as patience,
+            registry.borrow(asked.choice, patience) as lent,
+        ):
+            try:
+                translator = lent.translator
+                analyses += await off_loop(characters, lambda: [_Analysis(start(translator)) for start in starts])
+                await patience.wait_for_all(analyses)
+            finally:
+                cancel_unfinished(analyses)
     except InvalidRequestError as error:
         failed = [i for i, each in enumerate(analyses) if _failure(each.future) is error]
+        if not failed:  # of the request as a whole
+            raise
         raise renamed(error, place.format(failed[0], _place(error.name))) from error
-    finally:
-        cancel_unfinished(analyses)
     return [each.future.result() for each in analyses]
 
 

@@ -70,7 +70,7 @@ async def translate(request: Request, service: ServiceDependency) -> DeepLTransl
     caller = await service.access.admit(request, 0, values)
     texts = parameters.texts(values)
     check_texts(texts, service.settings, "text")
-    translator, source, target = select_languages(values, service)
+    choice, source, target = select_languages(values, service)
     options = await _options(values, service, caller, source, target)
     model_type = parameters.choice(values, "model_type", _MODEL_TYPES)
     await service.access.admit(request, sum(map(len, texts)), values)
@@ -83,7 +83,7 @@ async def translate(request: Request, service: ServiceDependency) -> DeepLTransl
         deadline_seconds=deadline.remaining_seconds(),
         caller=request.scope[REQUEST_ID],
     )
-    finished = await translate_texts(service, translator, requested, request, deadline)
+    finished = await translate_texts(service, choice, requested, request, deadline)
     return DeepLTranslateReply(translations=[_translation(item, model_type) for item in finished])
 
 
@@ -162,6 +162,8 @@ async def read_glossaries(
         raise bad_request(f"At most {MAX_GLOSSARIES} glossary_ids can be used.")
     if source is None:
         raise bad_request("Use of a glossary requires the source_lang parameter to be specified")
+    if service.registry.select(source, target)[0].via is not None:  # no reply here could say that a term was skipped
+        raise bad_request("A glossary cannot be used for languages that are translated by way of another language.")
     read = service.glossaries.read
     try:
         return tuple([await anyio.to_thread.run_sync(read, caller.id, each, source, target) for each in ids])

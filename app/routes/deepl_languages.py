@@ -63,6 +63,10 @@ async def languages(request: Request, service: ServiceDependency) -> list[DeepLL
     service.registry.require_ready()
     found: list[DeepLLanguage] = []
     for entry in service.registry.languages():
+        if kind == "target" and not service.registry.is_target(entry.code):
+            continue
+        if kind != "target" and not service.registry.targets(entry.code):
+            continue
         if kind == "target":
             names = _VARIANTS.get(entry.code, {entry.code: entry.name})
             found += [
@@ -92,14 +96,15 @@ async def resource_languages(request: Request, service: ServiceDependency) -> li
     features = {name: {"status": "stable"} for name in _FEATURES[resource]}
     found: list[DeepLV3Language] = []
     for entry in service.registry.languages():
-        variants = {} if resource == "glossary" else _VARIANTS.get(entry.code, {})
+        is_source, is_target = bool(service.registry.targets(entry.code)), service.registry.is_target(entry.code)
+        variants = {} if resource == "glossary" or not is_target else _VARIANTS.get(entry.code, {})
         for code, name in {entry.code: entry.name, **variants}.items():
             found.append(
                 DeepLV3Language(
                     lang=code,
                     name=name,
-                    usable_as_source=code == entry.code,
-                    usable_as_target=True,
+                    usable_as_source=is_source and code == entry.code,
+                    usable_as_target=is_target,
                     features=features,
                 )
             )

@@ -149,6 +149,10 @@ async def _glossaries(
         return ()
     if source is None:
         raise InvalidOptionError("glossaries", "need a source language that is not detected", ",".join(ids))
+    via = service.registry.select(source, target)[0].via
+    if via is not None:  # a document has no report that could say that a term was skipped
+        rule = f"cannot be applied where {source} is translated to {target} by way of {via}"
+        raise InvalidOptionError("glossaries", rule, ",".join(ids))
     return await service.read_glossaries(caller, ids, [(source, target)])
 
 

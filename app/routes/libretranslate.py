@@ -63,7 +63,7 @@ async def translate(request: Request, service: ServiceDependency) -> dict[str, A
     text_format = parameters.get("format") or "text"
     if not isinstance(text_format, str) or text_format not in _FORMATS:
         raise bad_request(f"{shown(text_format)} format is not supported")
-    translator, source, target = select_translator(service, source, target)
+    choice, source, target = select_translator(service, source, target)
     await service.access.admit(request, sum(map(len, texts)), parameters)
     config = GenerationConfig(num_hypotheses=wanted + 1, beam_size=max(GenerationConfig().beam_size, wanted + 1))
     requested = RequestedTexts(
@@ -75,7 +75,7 @@ async def translate(request: Request, service: ServiceDependency) -> dict[str, A
         deadline_seconds=deadline.remaining_seconds(),
         caller=request.scope[REQUEST_ID],
     )
-    finished = await translate_texts(service, translator, requested, request, deadline)
+    finished = await translate_texts(service, choice, requested, request, deadline)
     return _reply(finished, as_list=isinstance(q, list), detected=source is None, alternatives=wanted > 0)
 
 

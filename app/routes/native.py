@@ -15,21 +15,20 @@ from app.errors import INTERNAL, describe, problem_content, renamed
 from app.events import Emit, EventStream
 from app.limits import REQUEST_ID, Deadline, check_texts, off_loop
 from app.native_replies import detected_language, given_language, segment_reply, translation_reply
+from app.registry import Choice
 from app.schemas import (
     DetectReply,
     DetectRequest,
     GenerationOptions,
     LanguageReply,
     LanguagesReply,
-    ModelReply,
-    ModelsReply,
     ProblemReply,
     TextItem,
     TranslateReply,
     TranslateRequest,
     Usage,
 )
-from app.translators import RequestedTexts, TextTranslator
+from app.translators import RequestedTexts
 from model import (
     Glossary,
     InvalidOptionError,
@@ -69,7 +68,7 @@ router = APIRouter(prefix="/v1", tags=["native"], route_class=JsonRoute)
 class _Order:
     """What a request asks of one model for one target language."""
 
-    translator: TextTranslator
+    choice: Choice
     requested: RequestedTexts
     indices: Sequence[int]
     """Which of the request's texts these are."""
@@ -122,23 +121,6 @@ async def languages(service: ServiceDependency) -> LanguagesReply:
     )
 
 
-@router.get("/models", responses={503: PROBLEMS[503]})
-async def models(service: ServiceDependency) -> ModelsReply:
-    """List the loaded models, the default one first."""
-    service.registry.require_ready()
-    return ModelsReply(
-        models=[
-            ModelReply(
-                name=translator.name,
-                languages=list(translator.languages),
-                default=index == 0,
-                info=dict(translator.info),
-            )
-            for index, translator in enumerate(service.registry.translators)
-        ]
-    )
-
-
 def _targets(body: TranslateRequest) -> list[str]:
     """Return the wanted languages, each once."""
     if (body.target is None) == (body.targets is None):
@@ -160,7 +142,15 @@ async def _glossaries(
     own: list[Glossary] = []
     if body.terms:
         entries = tuple((term.source, term.target) for term in body.terms)
-        own = [Glossary("", "terms", source, target, entries) for source, target in pairs]
+        given = {
+            given_language((item.source if isinstance(item, TextItem) else None) or body.source) for item in body.texts
+        }
+        if None not in given:  # with hundreds of languages, no more pairs than there can be in this request
+            known = {service.registry.resolve("source", str(code)) for code in given}
+            own_pairs = [pair for pair in pairs if pair[0] in known]
+        else:
+            own_pairs = [pair for pair in pairs if pair[1] in service.registry.targets(pair[0])]
+        own = [Glossary("", "terms", source, target, entries) for source, target in own_pairs]
     stored = await service.read_glossaries(caller, body.glossaries, pairs)
     return (*own, *stored)
 
@@ -177,20 +167,21 @@ def _orders(
     """Return what each model has to do for one target; a model per source language, and texts of one model together."""
     given = [given_language(item.source if isinstance(item, TextItem) else None) for item in body.texts]
     default = given_language(body.source)
-    orders: dict[int, tuple[TextTranslator, list[int], list[str | None]]] = {}
+    orders: dict[object, tuple[Choice, list[int], list[str | None]]] = {}
     code = target
     for index, source in enumerate(given):
-        translator, resolved, code = service.registry.select(source or default, target, body.model)
-        _, indices, sources = orders.setdefault(id(translator), (translator, [], []))
-        indices.append(index)
-        sources.append(resolved)
+        choice, resolved, code = service.registry.select(source or default, target, body.model)
+        key = (choice.entries, choice.via and choice.source)
+        first, indices, sources = orders.get(key, (choice, [], []))
+        # The one whose source is open, if any, since more models may be needed for it.
+        orders[key] = (choice if resolved is None else first, [*indices, index], [*sources, resolved])
     if not texts:
-        translator, _, code = service.registry.select(default, target, body.model)
-        orders[id(translator)] = (translator, [], [])
+        choice, _, code = service.registry.select(default, target, body.model)
+        orders[choice] = (choice, [], [])
     options = _options(body, glossaries)
     return [
         _Order(
-            translator,
+            choice,
             RequestedTexts(
                 texts=[texts[index] for index in indices],
                 source=None,
@@ -204,7 +195,7 @@ def _orders(
             ),
             indices,
         )
-        for translator, indices, sources in orders.values()
+        for choice, indices, sources in orders.values()
     ]
 
 
@@ -235,7 +226,7 @@ async def _finished(
     """Yield each text's number with its result, target by target."""
     for order in orders:
         try:
-            finished = await translate_texts(service, order.translator, order.requested, request, deadline)
+            finished = await translate_texts(service, order.choice, order.requested, request, deadline)
         except InvalidRequestError as error:
             raise renamed(error, _place(error.name)) from error
         for index, item in sorted(zip(order.indices, finished, strict=True), key=lambda pair: pair[0]):
@@ -245,6 +236,8 @@ async def _finished(
 def _reply(
     finished: Sequence[tuple[int, FinishedText]], orders: Sequence[_Order], body: TranslateRequest
 ) -> TranslateReply:
+    targets = list(dict.fromkeys(item.plan.target for _, item in finished))
+    finished = sorted(finished, key=lambda pair: (targets.index(pair[1].plan.target), pair[0]))
     translations = [item.translation for _, item in finished if item.translation is not None]
     return TranslateReply(
         translations=[translation_reply(index, item, body) for index, item in finished],
@@ -253,7 +246,7 @@ def _reply(
             source_tokens=sum(translation.source_tokens for translation in translations),
             target_tokens=sum(translation.target_tokens for translation in translations),
         ),
-        model=orders[0].translator.name,
+        model=orders[0].choice.name,
     )
 
 

@@ -17,7 +17,7 @@ import torch
 from model.checkpoints.checkpoint import load_checkpoint, load_weights
 from model.generation.forced import force_decode
 from model.text.alignment import WordAlignment, align_words, find_words, piece_attention
-from model.text.tokenizer import Tokenizer
+from model.text.tokenizing import TextTokenizer
 from model.transformer import Transformer
 from model.translator import DEFAULT_MODEL, PRETRAINED
 
@@ -46,7 +46,7 @@ def read_pairs(text: str) -> list[AlignedPair]:
 
 
 def align_pairs(
-    network: Transformer, tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], target: str, both: bool
+    network: Transformer, tokenizer: TextTokenizer, pairs: Sequence[tuple[str, str]], target: str, both: bool
 ) -> list[WordAlignment]:
     """Align sources with targets in the language ``target``; with ``both``, also as translated back."""
     [back] = [code for code in tokenizer.languages if code != target]
@@ -77,7 +77,9 @@ def error_rate(found: Sequence[frozenset[tuple[int, int]]], expected: Sequence[f
     return 1 - 2 * shared / (sum(map(len, found)) + sum(map(len, expected)))
 
 
-def measure(network: Transformer, tokenizer: Tokenizer, pairs: Sequence[AlignedPair], both: bool) -> dict[str, float]:
+def measure(
+    network: Transformer, tokenizer: TextTokenizer, pairs: Sequence[AlignedPair], both: bool
+) -> dict[str, float]:
     """Return the error rate of each direction."""
     rates = {}
     for source, target in (("fr", "en"), ("en", "fr")):
@@ -88,7 +90,7 @@ def measure(network: Transformer, tokenizer: Tokenizer, pairs: Sequence[AlignedP
     return rates
 
 
-def load() -> tuple[Transformer, Tokenizer]:
+def load() -> tuple[Transformer, TextTokenizer]:
     """Return the embedded model's network and tokeniser."""
     checkpoint = load_checkpoint(PRETRAINED / DEFAULT_MODEL)
     network = Transformer(checkpoint.config)
@@ -96,7 +98,7 @@ def load() -> tuple[Transformer, Tokenizer]:
     return network.eval(), checkpoint.tokenizer
 
 
-def _inputs(tokenizer: Tokenizer, source: str, target: str, language: str) -> tuple[list[int], list[int]]:
+def _inputs(tokenizer: TextTokenizer, source: str, target: str, language: str) -> tuple[list[int], list[int]]:
     return tokenizer.encode_source(source, language), tokenizer.encode_target(target)
 
 

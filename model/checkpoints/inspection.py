@@ -81,7 +81,7 @@ def inspect_checkpoint(path: Path) -> Inspection:
     return inspect_network(
         name,
         str(description["metadata"].get("family", OWN_FAMILY)),
-        tuple(_codes(description.get(f"{side}_languages")) or both for side in ("source", "target")),
+        (_codes(description.get("source_languages")) or both, _codes(description.get("target_languages")) or both),
         config,
         shapes,
         dict(formats),

@@ -14,7 +14,7 @@ from model.checkpoints.checkpoint import Checkpoint
 from model.checkpoints.network import build_network
 from model.config import ModelConfig
 from model.errors import CheckpointError
-from model.exporting.layouts import Layout, find_layout, target_vocab_size
+from model.exporting.layouts import Layout, find_layout
 from model.exporting.tokenizer_files import json_bytes, tokenizer_files
 from model.transformer.positions import sinusoids
 
@@ -119,7 +119,7 @@ def _constants(layout: Layout, config: ModelConfig, tensors: dict[str, Tensor]) 
         table = sinusoids(max(config.max_source_length, config.max_target_length), config.d_model, "halves")
         found = {f"model.{side}.embed_positions.weight": table.to(dtype, copy=True) for side in ("encoder", "decoder")}
     if layout.name not in ("m2m_100", "t5"):
-        bias = tensors.pop("final_logits_bias", torch.zeros(target_vocab_size(config), dtype=dtype))
+        bias = tensors.pop("final_logits_bias", torch.zeros(config.vocab_size, dtype=dtype))
         found["final_logits_bias"] = bias[None]
     return found
 

@@ -72,13 +72,12 @@ class Layout:
     settings: Callable[[ModelConfig], dict[str, Any]]
     """The fields of its config.json that depend on the network."""
     renames: Callable[[ModelConfig], Renames]
-    two_vocabularies: bool = False
-    """Whether source and target tables may have different sizes."""
 
     def problems(self, config: ModelConfig) -> list[str]:
         """Return why this layout cannot express a network; nothing where it can."""
-        rules = [*self.rules(config), *(() if self.two_vocabularies else _one_vocabulary(config))]
-        return [f"{name} {rule}, got {getattr(config, name)!r}" for name, fits, rule in rules if not fits]
+        return [
+            f"{name} {rule}, got {getattr(config, name)!r}" for name, holds, rule in self.rules(config) if not holds
+        ]
 
     def rename(self, name: str, config: ModelConfig) -> str:
         """Return their name of a parameter of ours."""
@@ -87,11 +86,6 @@ class Layout:
             if match:
                 return match.expand(theirs)
         raise AssertionError(f"{self.name} has no name for {name}, though its rules allow the network")
-
-
-def target_vocab_size(config: ModelConfig) -> int:
-    """Return the entries of the target's table, which a network may have apart from the source's."""
-    return getattr(config, "target_vocab_size", None) or config.vocab_size
 
 
 def find_layout(config: ModelConfig) -> Layout:
@@ -125,11 +119,6 @@ def _bart_rules(config: ModelConfig, **values: Any) -> Iterable[Rule]:
     if config.position_type == "learned":
         rule = f"must be max_target_length ({config.max_target_length}), as both tables have one size"
         yield "max_source_length", config.max_source_length == config.max_target_length, rule
-
-
-def _one_vocabulary(config: ModelConfig) -> Iterable[Rule]:
-    if target_vocab_size(config) != config.vocab_size:
-        yield "target_vocab_size", False, f"must be vocab_size ({config.vocab_size})"
 
 
 def _bart_settings(config: ModelConfig) -> dict[str, Any]:
@@ -227,12 +216,11 @@ LAYOUTS = (
         lambda config: (
             _bart_settings(config)
             | {
-                "decoder_vocab_size": target_vocab_size(config),
+                "decoder_vocab_size": config.vocab_size,
                 "share_encoder_decoder_embeddings": config.tie_source_target,
             }
         ),
         _bart_renames,
-        two_vocabularies=True,
     ),
     Layout("m2m_100", "M2M100ForConditionalGeneration", _m2m100_rules, _bart_settings, _bart_renames),
     Layout(

@@ -213,7 +213,9 @@ class SegmentFlow:
             position = span.end
         parts.append((segment.text[position:], None))
         begin = reader.decoder_prefix
-        config = dataclasses.replace(self._config, num_hypotheses=1, target_prefix=begin, num_unscored=len(begin), required_phrases=())
+        config = dataclasses.replace(
+            self._config, num_hypotheses=1, target_prefix=begin, num_unscored=len(begin), required_phrases=()
+        )
         wanted = [index for index, (text, number) in enumerate(parts) if number is None and any(map(str.isalpha, text))]
         inputs = [GenerationInput(reader.encode_source(_core(parts[index][0])), config) for index in wanted]
         try:

@@ -49,10 +49,10 @@ class Shapes:
 def choose_shapes(
     source_lengths: LongArray, target_lengths: LongArray, count: int, batch_tokens: int, longest: tuple[int, int]
 ) -> Shapes:
-    """Choose padded lengths that pad as little as may be.
+    """Choose padded lengths that pad little.
 
-    Half of ``count`` levels of target length are chosen, and two levels of source length in each, by the least sum of
-    padded lengths (dynamic programming over the lengths that occur).
+    From one shape for each pair of lengths that occurs (rounded up), the two whose union costs the least more padding
+    become one, until there are few enough (agglomerative clustering; each step is the best one, the whole need not be).
 
     Args:
         source_lengths: of the examples, special tokens included.
@@ -61,40 +61,31 @@ def choose_shapes(
         batch_tokens: see :class:`Shapes`.
         longest: source and target length that no example ever exceeds.
     """
-    levels = _levels(_rounded(target_lengths), max(1, count // 2))
-    chosen: set[tuple[int, int]] = set()
-    below = 0
-    for level in levels:
-        inside = (target_lengths > below) & (target_lengths <= level)
-        sources = _levels(_rounded(source_lengths[inside]), 2 if count >= 2 else 1)
-        chosen.update((source, level) for source in sources)
-        below = level
     last = int(_rounded(np.array(longest[0]))), int(_rounded(np.array(longest[1])))
-    # The shape that holds everything takes the place of the largest one, which it nearly is.
-    kept = sorted(chosen, key=lambda shape: (sum(shape), shape))[: count - 1] if len(chosen) >= count else chosen
-    return Shapes((*sorted(set(kept) - {last}, key=lambda shape: (sum(shape), shape)), last), batch_tokens)
+    sides = zip((source_lengths, target_lengths), last, strict=True)
+    pairs = np.stack([np.minimum(_coarse(lengths), most) for lengths, most in sides], axis=1)
+    shapes, times = np.unique(pairs, axis=0, return_counts=True)
+    while len(shapes) > count - 1 and len(shapes) > 1:
+        unions = np.maximum(shapes[:, None], shapes[None, :])  # (k, k, 2)
+        grown = unions.sum(axis=2) - shapes.sum(axis=1)[:, None]
+        cost = grown * times[:, None]
+        cost = (cost + cost.T).astype(np.float64)
+        np.fill_diagonal(cost, np.inf)
+        first, second = sorted(np.unravel_index(int(np.argmin(cost)), cost.shape))
+        shapes[first] = unions[first, second]
+        times[first] += times[second]
+        shapes, times = np.delete(shapes, second, axis=0), np.delete(times, second)
+    chosen = {(int(source), int(target)) for source, target in shapes} if count > 1 else set()
+    return Shapes((*sorted(chosen - {last}, key=lambda shape: (sum(shape), shape)), last), batch_tokens)
+
+
+def _coarse(lengths: LongArray) -> LongArray:
+    """Round up to multiples that grow with the length, so that there are some hundred pairs of them at most."""
+    steps = MULTIPLE * np.where(lengths <= 64, 1, np.where(lengths <= 128, 2, 4))
+    rounded: LongArray = -(-lengths // steps) * steps
+    return rounded
 
 
 def _rounded(lengths: LongArray) -> LongArray:
     rounded: LongArray = -(-lengths // MULTIPLE) * MULTIPLE
     return rounded
-
-
-def _levels(lengths: LongArray, count: int) -> list[int]:
-    """Return up to ``count`` of the lengths, rising and with the largest, so that rounding up to them adds least."""
-    values, times = np.unique(lengths, return_counts=True)
-    count = min(count, len(values))
-    before = np.concatenate([[0], np.cumsum(times)])
-    # best[j]: least padded sum of the first j values; last[k][j]: where its last level's values begin.
-    best = np.where(np.arange(len(values) + 1) == 0, 0.0, np.inf)
-    last: list[LongArray] = []
-    for _ in range(count):
-        cost = best[:, None] + (before[None, :] - before[:, None]) * np.concatenate([[0], values])[None, :]
-        cost[np.tril_indices(len(values) + 1)] = np.inf
-        last.append(np.argmin(cost, axis=0))
-        best = cost.min(axis=0)
-    levels, end = [], len(values)
-    for starts in reversed(last):
-        levels.append(int(values[end - 1]))
-        end = int(starts[end])
-    return levels[::-1]

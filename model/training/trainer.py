@@ -52,12 +52,9 @@ class TrainingNetwork(nn.Module):
         super().__init__()
         self.network = network
         self.smoothing = smoothing
-        self.hidden = network.hidden
         self.pointwise: Pointwise | None = None
-        if compiled and num_shapes:
+        if compiled:
             _compile_layers(network, num_shapes)
-        elif compiled:
-            self.hidden = torch.compile(network.hidden, dynamic=True)
         if compiled and network.projection.is_cuda:
             self.pointwise = torch.compile(loss_and_gradient, dynamic=True)
 
@@ -75,7 +72,7 @@ class TrainingNetwork(nn.Module):
         and everybody waits.
         """
         config = self.network.config
-        states = self.hidden(source_ids, target_input_ids, source_mask)  # (B, T, D)
+        states = self.network.hidden(source_ids, target_input_ids, source_mask)  # (B, T, D)
         if positions is None:
             positions = (targets.flatten() != config.pad_id).nonzero().squeeze(1)
         kept = states.flatten(0, 1).index_select(0, positions) * config.output_scale  # (N, D)
@@ -86,13 +83,16 @@ class TrainingNetwork(nn.Module):
 
 
 def _compile_layers(network: Transformer, num_shapes: int) -> None:
-    """Compile each layer for itself: equal layers share their code, so that a shape costs two compilations."""
+    """Compile each layer for itself: equal layers share their code, so that there are two compilations, or two a shape.
+
+    The whole network at once would take many times longer to compile, and what could be fused between layers is little.
+    """
     import torch._dynamo
 
     # Beyond this many versions of one function torch would go on without compiling, and say so in a log only.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * num_shapes + 8)
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * num_shapes + 16)
     for layer in (*network.encoder.layers, *network.decoder.layers):
-        layer.compile(dynamic=False)
+        layer.compile(dynamic=not num_shapes)
 
 
 class Trainer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import itertools
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +18,15 @@ import sentencepiece
 from safetensors.torch import load_file, save_file
 
 from app.cli import main
-from model.checkpoints.checkpoint import Checkpoint, save_checkpoint
+from model.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from model.checkpoints.network import build_network
 from model.errors import CheckpointError
 from model.exporting.huggingface import export_huggingface
 from model.importing.importing import import_checkpoint
 from model.inspect_command import inspect_folder
 from model.text.foreign_tokenizer import ForeignTokenizer, Framing, Specials
+from tests.parity.opus_folder import write_opus_folder
+from tests.parity.test_native_marian import native_folder
 from tests.unit.network_variations import build
 from tests.unit.tiny_tokenizer import sentences
 
@@ -201,6 +205,33 @@ def test_inspecting_before_the_import_states_what_is_imported(case: str, tmp_pat
     for field in ("config", "family", "parameters", "bytes_in", "cache_bytes"):
         assert getattr(own, field) == getattr(found, field)
     assert (own.source_languages, own.target_languages) == languages
+
+
+@pytest.mark.parametrize("weight_format", ["float32", "int8"])
+def test_an_import_in_a_number_format_is_inspected_and_loaded(
+    weight_format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export_huggingface(tmp_path / "theirs", original("nllb"))
+    assert main(["import", str(tmp_path / "theirs"), str(tmp_path / "ours"), "--format", weight_format]) == 0
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path / "ours"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["family"] == "m2m_100"
+    assert sum(facts["stored_formats"].values()) == facts["bytes_in"][weight_format]
+    assert set(facts["stored_formats"]) == ({"int8", "scales", "float32"} if weight_format == "int8" else {"float32"})
+    loaded = load_checkpoint(tmp_path / "ours")
+    assert sum(parameter.numel() for parameter in build_network(loaded).parameters()) == facts["num_parameters"]
+
+
+def test_marians_own_form_is_inspected_without_naming_its_languages(tmp_path: Path) -> None:
+    opus = tmp_path / "opus"
+    opus.mkdir()
+    folder = native_folder(write_opus_folder(opus), tmp_path / "native")
+    found = inspect_folder(folder)
+    imported = import_checkpoint(folder, source_language="fr", target_language="en").checkpoint
+    assert (found.family, found.config) == ("marian", imported.config)
+    assert found.num_parameters == sum(weight.numel() for weight in imported.weights.values())
+    assert (found.source_languages, found.target_languages) == ((), ())
 
 
 def test_inspecting_tells_why_an_import_would_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

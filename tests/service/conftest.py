@@ -103,6 +103,8 @@ class StubTranslator:
 
     name: str = "stub"
     languages: tuple[str, ...] = ("en", "fr")
+    directed: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    """Codes of sources and of targets, where they are not the same."""
     fingerprint: str = "no weights"
     info: Mapping[str, object] = field(default_factory=lambda: {"device": "none"})
     holds: bool = False
@@ -123,6 +125,16 @@ class StubTranslator:
     calls: list[str] = field(default_factory=list)
     """What the lifespan asked for: warm_up, close."""
     engine: EngineStats = field(default_factory=EngineStats)
+
+    @property
+    def source_languages(self) -> tuple[str, ...]:
+        """Those that can be source."""
+        return self.languages if self.directed is None else self.directed[0]
+
+    @property
+    def target_languages(self) -> tuple[str, ...]:
+        """Those that can be target."""
+        return self.languages if self.directed is None else self.directed[1]
 
     def submit(
         self,

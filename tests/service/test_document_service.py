@@ -21,8 +21,8 @@ from app.documents import FAILURE, DocumentService, NewDocument
 from app.errors import QUOTA_EXCEEDED, RequestError
 from app.keys import ApiKey, current_month
 from app.metrics import Metrics
+from app.registry import TranslatorRegistry
 from app.settings import Settings
-from app.translators import TranslatorRegistry
 from model import (
     EngineClosedError,
     InvalidTextError,

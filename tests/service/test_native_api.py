@@ -124,7 +124,8 @@ def test_token_scores_on_request(client: TestClient) -> None:
 
 def test_every_generation_parameter_is_an_option_with_the_same_default() -> None:
     ours, theirs = GenerationOptions().config(), GenerationConfig()
-    beside = {"target_prefix", "num_unscored", "required_phrases"}  # given as text: a prefix, glossaries, protected parts
+    # Given as text: a prefix, glossaries, protected parts.
+    beside = {"target_prefix", "num_unscored", "required_phrases"}
     names = {field.name for field in fields(GenerationConfig)} - beside
     assert set(GenerationOptions.model_fields) == names
     assert ours == theirs

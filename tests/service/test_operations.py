@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,14 +38,15 @@ def samples(client: TestClient) -> dict[tuple[str, ...], float]:
 def test_the_models_are_loaded_warmed_up_and_closed(monkeypatch: pytest.MonkeyPatch, stub: StubTranslator) -> None:
     asked: list[Settings] = []
 
-    def load(settings: Settings, observer: object) -> Sequence[StubTranslator]:
+    def load(settings: Settings, observer: object, path: object) -> StubTranslator:
+        assert path is None
         assert hasattr(observer, "on_step")
         with pytest.raises(RuntimeError):
             asyncio.get_running_loop()  # off the event loop
         asked.append(settings)
-        return [stub]
+        return stub
 
-    monkeypatch.setattr(app.main, "load_translators", load)
+    monkeypatch.setattr(app.main, "load_translator", load)
     settings = Settings(max_texts=7)
     application = app.main.create_app(settings)
     outside = TestClient(application)  # no lifespan
@@ -108,10 +109,10 @@ def test_a_dead_engine_is_not_ready(client: TestClient, stub: StubTranslator) ->
 
 
 def test_a_model_that_does_not_load_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(*_: Any) -> Sequence[StubTranslator]:
+    def load(*_: Any) -> StubTranslator:
         raise CheckpointError("no such folder")
 
-    monkeypatch.setattr(app.main, "load_translators", load)
+    monkeypatch.setattr(app.main, "load_translator", load)
     with pytest.raises(CheckpointError, match="no such folder"), TestClient(app.main.create_app(Settings())):
         raise AssertionError("it started")
 

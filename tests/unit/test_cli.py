@@ -24,7 +24,7 @@ from tests.unit.stub_translator import Install, StubTranslator
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
     *("translate", "serve", "shortlist", "tokenizer", "detector", "data", "back-translate", "plot"),
-    *("train", "evaluate", "calibrate", "benchmark", "export", "inspect", "doctor"),
+    *("train", "evaluate", "calibrate", "benchmark", "export", "import", "inspect", "doctor"),
 ]
 CONFIGURATIONS: list[type] = [GenerationConfig, EngineConfig]
 
@@ -82,7 +82,7 @@ def test_options_are_documented_by_the_fields_they_set(kind: type) -> None:
     assert set(field_docs(kind)) == {field.name for field in dataclasses.fields(kind)}
     offered = {option.name for option in options_of(kind)}
     left_out = {field.name for field in dataclasses.fields(kind)} - offered
-    assert left_out <= {"target_prefix", "banned_tokens", "required_phrases", "max_queued_requests"}
+    assert left_out <= {"target_prefix", "num_unscored", "banned_tokens", "required_phrases", "max_queued_requests"}
 
 
 # translate

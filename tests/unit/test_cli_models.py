@@ -144,8 +144,10 @@ def evaluated(monkeypatch: pytest.MonkeyPatch, translator: StubTranslator) -> li
         source: str,
         target: str,
         config: GenerationConfig,
+        glossaries: object = (),
     ) -> EvaluationResult:
         assert given is translator
+        assert not glossaries
         calls.append((list(sources), list(references), source, target, config))
         return EvaluationResult(len(sources), 50.0, "bleu|1", "chrf|2", 1.5, tuple(map(str.upper, sources)), 0)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from model.errors import ConfigurationError
 from model.training.augmentation import Augmentation
 from model.training.batching import Batches
 from model.training.corpus import Corpus, load_corpus
-from model.training.shapes import MULTIPLE, Shapes, choose_shapes
+from model.training.shapes import MULTIPLE, LongArray, Shapes, choose_shapes
 from model.training.trainer import Trainer, TrainingNetwork
 from model.training_config import AugmentationConfig
 from model.transformer import Transformer
@@ -40,24 +39,29 @@ def _on_one_cpu_thread() -> Iterator[None]:
         yield
 
 
-def padded_sum(lengths: list[int], levels: tuple[int, ...]) -> int:
-    return sum(min(level for level in levels if level >= length) for length in lengths)
+def padded_sum(shapes: Shapes, sources: LongArray, targets: LongArray) -> int:
+    return int(np.array(shapes.lengths)[shapes.of(sources, targets)].sum())
 
 
 # Which shapes
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_levels_of_the_target_pad_as_little_as_any_would(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    targets = rng.integers(1, 60, 50)
-    sources = np.ones(50, dtype=np.int64)  # one level of sources, so that only targets decide
-    found = sorted({target for _, target in choose_shapes(sources, targets, 6, 512, (8, 60)).lengths[:-1]})
-    rounded = [-(-length // 8) * 8 for length in targets.tolist()]
-    possible = itertools.combinations(sorted(set(rounded))[:-1], 2)
-    best = min(padded_sum(rounded, (*others, max(rounded))) for others in possible)
-    # The last of the chosen levels may have become the shape that holds everything.
-    assert padded_sum(rounded, (*found, max(rounded))) == best
+def test_enough_shapes_pad_to_the_next_multiple_only() -> None:
+    rng = np.random.default_rng(3)
+    sources, targets = rng.integers(1, 40, 300), rng.integers(1, 40, 300)
+    shapes = choose_shapes(sources, targets, 100, 512, (40, 40))
+    rounded = -(-sources // MULTIPLE) * MULTIPLE + -(-targets // MULTIPLE) * MULTIPLE
+    assert padded_sum(shapes, sources, targets) == rounded.sum()
+
+
+def test_the_cheapest_union_by_hand() -> None:
+    # 100 examples of (8, 8), some of (16, 8), 90 of (40, 40). Those between would grow by 56 each to join the large
+    # ones; the small ones by 8 each to join them, 800 in all.
+    for count, expected in ((14, ((8, 8), (40, 40), (48, 48))), (15, ((16, 8), (40, 40), (48, 48)))):
+        sources = np.repeat([8, 16, 40], [100, count, 90])
+        targets = np.repeat([8, 8, 40], [100, count, 90])
+        assert choose_shapes(sources, targets, 3, 512, (48, 48)).lengths == expected
+        assert len(choose_shapes(sources, targets, 4, 512, (48, 48)).lengths) == 4
 
 
 def test_shapes_are_few_aligned_and_hold_everything() -> None:

@@ -209,6 +209,8 @@ def test_bfloat16_stays_near_float32_and_keeps_float32_weights(tmp_path: Path) -
     assert losses[1] == pytest.approx(losses[0], rel=5e-3)
 
 
+# torch's own compiler looks at the gradients of a layer's inputs, and warns itself of it.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_compiled_network_computes_the_same_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Capturing the network as one graph, whose sizes change from batch to batch, is what our code can break. The usual
     # backend goes on to turn it into C++, which takes a compiler and over a minute, and is torch's own to test.
@@ -230,7 +232,7 @@ def test_compiled_network_computes_the_same_losses(tmp_path: Path, monkeypatch: 
     run(plain)
     assert captured == []
     run(compiled)
-    assert len(captured) == 1
+    assert len(captured) == 2, "one encoder layer, one decoder layer"
     losses = [[line["loss"] for line in log_of(config)] for config in (plain, compiled)]
     # The same operations in the same order; the tolerance is for fusions that round otherwise.
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)

@@ -142,15 +142,18 @@ def test_source_starts_with_the_target_language_and_ends_with_the_end_token(tran
     translator.translate("Le chat mange.", "fr", "en")
     translator.translate("The cat eats.", "en", "fr")
     first, second = (request.item.source_ids for request in engine_of(translator).requests)
-    assert first[0] == translator.tokenizer.language_id("en")
-    assert second[0] == translator.tokenizer.language_id("fr")
+    assert translator.tokenizer.pieces([first[0], second[0]]) == ["<2en>", "<2fr>"]
     assert first[-1] == second[-1] == translator.tokenizer.eos_id
 
 
 def test_special_tokens_are_never_generated(translator: Translator) -> None:
     banned = set(engine_of(translator).always_banned)
     tokenizer = translator.tokenizer
-    assert {tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id, *map(tokenizer.language_id, ("en", "fr"))} <= banned
+    languages = {
+        number for number in range(tokenizer.vocab_size) if tokenizer.pieces([number])[0] in ("<2en>", "<2fr>")
+    }
+    assert len(languages) == 2
+    assert {tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id, *languages} <= banned
     assert tokenizer.eos_id not in banned
 
 
@@ -320,5 +323,5 @@ def test_warm_up_and_close(translator: Translator) -> None:
     with translator:
         translator.warm_up()
         targets = {request.item.source_ids[0] for request in engine_of(translator).requests}
-        assert targets == set(map(translator.tokenizer.language_id, ("en", "fr")))
+        assert set(translator.tokenizer.pieces(list(targets))) == {"<2en>", "<2fr>"}
     assert engine_of(translator).closed == [True]
