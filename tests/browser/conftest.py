@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium without a window."""
+    """Chromium without a window.
+
+    Not for the whole session: while playwright runs, this thread has a running event loop, and others need their own.
+    """
     api = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
     program = os.environ.get("DRAGOMAN_CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
     if program is None:
