@@ -7,6 +7,7 @@ that none of them can pass because it sees nothing.
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -34,6 +35,12 @@ Sources = Mapping[str, str]
 """Paths relative to the repository, with forward slashes, to source texts."""
 
 
+@functools.cache
+def parsed(source: str) -> ast.Module:
+    """Parse a file once for all the rules; none of them changes the tree."""
+    return ast.parse(source)
+
+
 def module_name(path: str) -> str:
     """Return the dotted name of a file: ``model/text/__init__.py`` is ``model.text``."""
     return path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
@@ -46,7 +53,7 @@ def imports(path: str, source: str, modules: set[str]) -> Iterator[tuple[int, st
     """
     name = module_name(path)
     package = name.split(".") if path.endswith("__init__.py") else name.split(".")[:-1]
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -129,7 +136,7 @@ def missing_doors(sources: Sources) -> list[str]:
     """Complain about files whose first line does not say what they are for, and about names that say nothing."""
     complaints = []
     for path, source in sources.items():
-        tree = ast.parse(source)
+        tree = parsed(source)
         first = (ast.get_docstring(tree) or "").partition("\n")[0]
         if len(first.split()) < 4:
             complaints.append(f"{path}: has no first docstring line that says what it does")
@@ -160,7 +167,7 @@ def other_words(sources: Sources) -> list[str]:
     """Complain about words for which the plan has another one."""
     complaints = []
     for path, source in sources.items():
-        for line, name in names(ast.parse(source)):
+        for line, name in names(parsed(source)):
             parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
             instead = [OTHER_WORDS[part.lower()] for part in parts if part.lower() in OTHER_WORDS]
             instead += [ours for theirs, ours in OTHER_NAMES.items() if theirs in name.lower()]
@@ -175,7 +182,7 @@ def unfinished(sources: Sources) -> list[str]:
         for number, line in enumerate(source.splitlines(), start=1):
             if re.search(r"#.*\b(TO-?DO|FIX-?ME)\b", line):
                 complaints.append(f"{path}:{number}: is put off")
-        used = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)]
+        used = [node for node in ast.walk(parsed(source)) if isinstance(node, ast.Name)]
         complaints += [f"{path}:{node.lineno}: {node.id}" for node in used if node.id == "NotImplementedError"]
     return complaints
 
@@ -184,7 +191,7 @@ def ready_made(sources: Sources) -> list[str]:
     """Complain about a transformer that is torch's and not ours; tests may compare ours with it."""
     complaints = []
     for path, source in sources.items():
-        for node in ast.walk(ast.parse(source)):
+        for node in ast.walk(parsed(source)):
             if isinstance(node, ast.Attribute) and READY_MADE.fullmatch(node.attr) and ast.unparse(node.value) == "nn":
                 complaints.append(f"{path}:{node.lineno}: nn.{node.attr} is not ours")
             elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch.nn"):
@@ -200,7 +207,7 @@ def too_long(sources: Sources) -> list[str]:
         lines = len(source.splitlines())
         if lines > MAX_FILE_LINES:
             complaints.append(f"{path}: {lines} lines, more than {MAX_FILE_LINES}")
-        for node in ast.walk(ast.parse(source)):
+        for node in ast.walk(parsed(source)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = (node.end_lineno or node.lineno) - node.lineno + 1
                 if length > MAX_FUNCTION_LINES:
