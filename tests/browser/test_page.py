@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from app.main import create_app
@@ -22,6 +23,8 @@ expect.set_options(timeout=15_000)  # a busy machine; what is there is seen at o
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Route
 
+PATIENCE = 300
+"""Seconds until the model is there: on a new machine its decoder is compiled first."""
 TEXT = "Un chat dort. Un chien court."
 WORDS = [{"word": "Dog", "probability": 0.5, "prefix": "Dog"}, {"word": "Cat", "probability": 0.25, "prefix": "Cat"}]
 
@@ -434,6 +437,7 @@ def test_the_page_speaks_french_to_those_who_do(browser: Any, service: str) -> N
 
 def test_the_shipped_model_behind_the_page(page: Page, troubles: list[str]) -> None:  # noqa: ARG001 - watches
     with serve(create_app(Settings(num_threads=1))) as url:
+        httpx.get(f"{url}/readyz", timeout=PATIENCE).raise_for_status()
         page.goto(url)
         page.locator("#source").fill("J'aime beaucoup les chats. Le chien dort.")
         expect(page.locator("#target")).to_contain_text("cats")

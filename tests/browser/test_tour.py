@@ -31,7 +31,7 @@ SHOWN = {"num_candidates": 8, "num_dimensions": 32}
 def service() -> Iterator[str]:
     """The address of the whole service with the embedded model."""
     with serve(create_app(Settings(num_threads=1))) as url:
-        httpx.get(f"{url}/page/tour.js", timeout=60).raise_for_status()  # once the model is loaded
+        httpx.get(f"{url}/readyz", timeout=300).raise_for_status()  # on a new machine the decoder is compiled
         yield url
 
 
