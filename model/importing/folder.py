@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +115,11 @@ class _Pickled:
         if not file.is_file():
             raise CheckpointError(f"{file} must be a regular file")
         try:
-            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            # Files from before PyTorch 1.6 are no zip archives, and cannot be mapped.
+            can_map = zipfile.is_zipfile(file)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Detected pickle protocol")  # it is refused, or it is not
+                loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=can_map)
         except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
             # The text of an UnpicklingError recommends to switch the safety off; only its first line is told.
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

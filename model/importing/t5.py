@@ -84,7 +84,7 @@ def t5(settings: Settings, names: Collection[str]) -> tuple[ModelConfig, list[Re
         attention_scale=1.0,
         embedding_scale=1.0,
         tie_output=tied,
-        output_scale=d_model**-0.5 if scaled else 1.0,
+        output_scale=d_model**-0.5 if scaled and d_model > 0 else 1.0,
         pad_id=settings.get("pad_token_id", 0),
         bos_id=settings.get("pad_token_id", 0),
         eos_id=settings.get("eos_token_id", 1),
