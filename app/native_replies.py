@@ -31,7 +31,7 @@ def translation_reply(index: int, item: FinishedText, body: TranslateRequest) ->
         source=item.source,
         target=item.plan.target,
         via=None if translation is None else item.via,
-        detected=None if item.detected is None else detected_language(item.detected),
+        detected=found_language(item.detected),
         alternatives=item.alternatives,
         score=None if translation is None else translation.score,
         segments=[] if translation is None else [segment_reply(part, body) for part in translation.segments],
@@ -81,6 +81,11 @@ def segment_reply(part: SegmentTranslation, body: TranslateRequest) -> SegmentRe
         quality=part.quality,
         words=rated_words(part.words) if body.return_quality else None,
     )
+
+
+def found_language(guess: Detection | None) -> DetectedLanguage | None:
+    """Return the detected source, None where it was given or nothing was found."""
+    return None if guess is None else detected_language(guess)
 
 
 def detected_language(guess: Detection) -> DetectedLanguage:

@@ -31,6 +31,8 @@ from typing import TYPE_CHECKING
 from app.pivot_reports import SecondLeg, composed_segment, composed_translation, grouped
 from app.translators import PendingTranslation, SegmentObserver, TextTranslator, has_words
 from model import (
+    MAX_LITERAL_LENGTH,
+    MAX_LITERALS,
     GenerationConfig,
     OverloadedError,
     RequestCancelledError,
@@ -55,9 +57,6 @@ if TYPE_CHECKING:
 
 _WINDOW = 32
 """Most segments of one text that are in the second engine at once."""
-MAX_LITERALS = 1000
-MAX_LITERAL_LENGTH = 1000
-"""No more and no longer ones than Protection takes."""
 
 
 class PivotTranslator:

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from model.text.languages import language as language
     from model.text.languages import resolve as resolve
     from model.text.markup.options import MarkupOptions as MarkupOptions
+    from model.text.protection import MAX_LITERAL_LENGTH as MAX_LITERAL_LENGTH
+    from model.text.protection import MAX_LITERALS as MAX_LITERALS
     from model.text.protection import Protection as Protection
     from model.translation import SegmentTranslation as SegmentTranslation
     from model.translation import Translation as Translation
@@ -91,7 +93,7 @@ _HOMES = {
     "model.text.alignment": ("WordAlignment",),
     "model.text.glossary": ("Glossary", "GlossaryHit", "match_terms"),
     "model.text.markup.options": ("MarkupOptions",),
-    "model.text.protection": ("Protection",),
+    "model.text.protection": ("MAX_LITERALS", "MAX_LITERAL_LENGTH", "Protection"),
     "model.checkpoints.inspection": ("inspect_checkpoint",),
     "model.translator": ("DEFAULT_MODEL", "PRETRAINED", "Translator"),
 }

@@ -31,7 +31,7 @@ from app.analysis_schemas import (
 from app.dependencies import JsonRoute, Service, ServiceDependency, translate_texts
 from app.errors import renamed
 from app.limits import REQUEST_ID, Deadline, Patience, cancel_unfinished, check_texts, off_loop
-from app.native_replies import aligned_words, detected_language, given_language, rated_words
+from app.native_replies import aligned_words, detected_language, found_language, given_language, rated_words
 from app.registry import Choice
 from app.routes.native import PROBLEMS
 from app.schemas import GenerationOptions, Usage
@@ -110,7 +110,7 @@ async def complete(body: CompleteRequest, request: Request, service: ServiceDepe
         text=item.text,
         source=item.source,
         target=target,
-        detected=None if item.detected is None else detected_language(item.detected),
+        detected=found_language(item.detected),
         alternatives=item.alternatives,
         score=None if item.translation is None else item.translation.score,
         finish_reason="unchanged" if item.translation is None else item.translation.finish_reason,
@@ -138,7 +138,7 @@ async def alternatives(body: AlternativesRequest, request: Request, service: Ser
         ],
         source=found.source,
         target=found.target,
-        detected=None if found.detected is None else detected_language(found.detected),
+        detected=found_language(found.detected),
         model=choice.name,
     )
 
@@ -236,7 +236,7 @@ def _score_reply(index: int, scored: ScoredTranslation, body: ScoreRequest) -> S
         index=index,
         source=scored.source,
         target=scored.target,
-        detected=None if scored.detected is None else detected_language(scored.detected),
+        detected=found_language(scored.detected),
         log_prob=scored.log_prob,
         score=scored.score,
         tokens=[

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
-
-from model.text.foreign_tokenizer import FOLDER, SOURCE_FILE, TARGET_FILE, ForeignTokenizer
+from model.text.foreign_tokenizer import FOLDER, SOURCE_FILE, TARGET_FILE, ForeignTokenizer, sentencepiece_entries
 from model.text.tokenizer import Tokenizer, language_token
 from model.text.tokenizing import TextTokenizer
 
@@ -100,9 +98,7 @@ def _family_files(tokenizer: ForeignTokenizer, vocabulary: list[str], layout: st
     ones, or a list of its own; languages come behind them.
     """
     model = _sentencepiece_models(tokenizer)["source.spm"]
-    processor = sentencepiece.SentencePieceProcessor()
-    processor.LoadFromSerializedProto(model)
-    entries = [processor.IdToPiece(number) for number in range(processor.GetPieceSize())]
+    entries = sentencepiece_entries(model)
     while vocabulary[-1].startswith(_FILLING):
         vocabulary = vocabulary[:-1]
     settings: dict[str, Any]

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from model.checkpoints.checkpoint import MAX_POSITIONS, Checkpoint
+from model.checkpoints.inspection import parameter_shapes
 from model.config import ModelConfig
 from model.errors import CheckpointError, ConfigurationError
 from model.importing import bart, t5
 from model.importing.folder import Weights, open_weights, read_json
 from model.importing.native_marian import is_native, read_native
-from model.importing.renaming import Rename, RenamingPlan, parameter_shapes, plan_renaming, squeezed
+from model.importing.renaming import Rename, RenamingPlan, plan_renaming, squeezed
 from model.importing.settings import Settings
 from model.importing.tokenizers import Wanted, read_tokenizer
 
@@ -65,7 +66,7 @@ def import_checkpoint(
     values = read_json(source / CONFIG_FILE)
     weights = open_weights(source)
     config, table, settings = read_config(values, CONFIG_FILE, weights.shapes)
-    plan = plan_renaming(weights.shapes, parameter_shapes(config), table)
+    plan = plan_renaming(weights.shapes, parameter_shapes(config, len(weights.shapes)), table)
     settings.problems += plan.problems
     settings.refuse()
     tokenizer = read_tokenizer(source, values, config.vocab_size, wanted)

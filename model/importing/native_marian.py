@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sentencepiece
 import torch
 import yaml
 from torch import Tensor
 
+from model.checkpoints.inspection import parameter_shapes
 from model.config import ModelConfig
 from model.errors import CheckpointError
-from model.importing.renaming import Rename, RenamingPlan, Shape, parameter_shapes, plan_renaming
+from model.importing.renaming import Rename, RenamingPlan, Shape, plan_renaming
 from model.importing.settings import Settings
-from model.importing.tokenizers import MAX_MODEL_BYTES, Wanted, language_codes
-from model.text.foreign_tokenizer import ForeignTokenizer, Framing, Specials
+from model.importing.tokenizers import Wanted, language_codes, numbered_entries, read_model
+from model.text.foreign_tokenizer import ForeignTokenizer, Framing, Specials, sentencepiece_entries
 
 MAX_YAML_BYTES = 64 * 2**20
 """Longest vocabulary or list of options that is read."""
@@ -84,7 +84,7 @@ def read_native(
     tokenizer = _read_tokenizer(folder, listed, wanted)
     config = _network(settings, tokenizer)
     shapes = {_ours(name): _shape(name, shape) for name, shape in arrays.shapes.items()}
-    plan = plan_renaming(shapes, _without_padding(config), _TABLE_OF_OURS)
+    plan = plan_renaming(shapes, _without_padding(config, len(shapes)), _TABLE_OF_OURS)
     settings.problems += plan.problems
     settings.refuse()
     weights = {ours: _tensor(arrays, _theirs(names[0])) for ours, names in plan.sources.items()}
@@ -185,9 +185,9 @@ def _read_tokenizer(folder: Path, listed: Mapping[str, Any], wanted: Wanted) -> 
     if not isinstance(vocabularies, list) or len(set(map(str, vocabularies))) > 1:
         raise CheckpointError(f"source and target must have one vocabulary, got {vocabularies!s:.200}")
     source = _named(folder, ["source.spm"] if (folder / "source.spm").exists() else vocabularies, "*.spm")
-    models = [_read_model(file) for file in (source, folder / "target.spm") if file.exists()]
+    models = [read_model(file) for file in (source, folder / "target.spm") if file.exists()]
     file = _named(folder, vocabularies, "*.vocab.yml") if vocabularies else source
-    vocabulary = _entries(models[0]) if file.suffix == ".spm" else _vocabulary(file)
+    vocabulary = sentencepiece_entries(models[0]) if file.suffix == ".spm" else numbered_entries(_read_yaml(file), file)
     for piece in (_END, _UNKNOWN):
         if piece not in vocabulary:
             raise CheckpointError(f"{file} must have the entry {piece}")
@@ -233,31 +233,6 @@ def _parse_yaml(content: bytes, file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{file} must hold names and values")
     return value
-
-
-def _vocabulary(file: Path) -> list[str]:
-    """Return the entries of a vocabulary in the order of their ids."""
-    table = _read_yaml(file)
-    if not all(isinstance(number, int) and not isinstance(number, bool) for number in table.values()):
-        raise CheckpointError(f"{file} must give each entry a number")
-    if sorted(table.values()) != list(range(len(table))):
-        raise CheckpointError(f"{file} must number its entries from 0 without a gap")
-    return [str(piece) for piece in sorted(table, key=table.__getitem__)]
-
-
-def _read_model(file: Path) -> bytes:
-    if file.stat().st_size > MAX_MODEL_BYTES:
-        raise CheckpointError(f"{file} must have at most {MAX_MODEL_BYTES} bytes")
-    return file.read_bytes()
-
-
-def _entries(model: bytes) -> list[str]:
-    processor = sentencepiece.SentencePieceProcessor()
-    try:
-        processor.LoadFromSerializedProto(model)
-    except Exception as error:  # sentencepiece raises RuntimeError, or its own types, depending on the damage
-        raise CheckpointError(f"the tokeniser is not a sentencepiece model: {error}") from error
-    return [processor.IdToPiece(number) for number in range(processor.GetPieceSize())]
 
 
 class _Arrays:
@@ -325,12 +300,12 @@ def _tensor(arrays: _Arrays, name: str) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, np.float32))
 
 
-def _without_padding(config: ModelConfig) -> dict[str, Shape]:
+def _without_padding(config: ModelConfig, num_tensors: int) -> dict[str, Shape]:
     """Return the shapes of our parameters as Marian has them, without a row for padding."""
     rows = config.vocab_size - 1
     return {
         name: (rows, *shape[1:]) if shape[0] == config.vocab_size and name in _PADDED else shape
-        for name, shape in parameter_shapes(config).items()
+        for name, shape in parameter_shapes(config, num_tensors).items()
     }
 
 

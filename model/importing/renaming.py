@@ -6,11 +6,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
-from model.config import ModelConfig
-from model.transformer import Transformer
-
 Shape = tuple[int, ...]
 
 
@@ -85,10 +80,3 @@ def _unused(
     """Yield lines that named nothing though they must: a table of another family would otherwise pass in silence."""
     complete = all(name in sources for name in ours)
     return () if not complete else (line for line in table if line not in used and not line.is_optional)
-
-
-def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each parameter; no memory is taken for them."""
-    with torch.device("meta"):
-        network = Transformer(config)
-    return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}

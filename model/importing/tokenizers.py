@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
-
 from model.errors import CheckpointError, UnsupportedLanguageError
 from model.importing.folder import read_json
-from model.text.foreign_tokenizer import ForeignTokenizer, Framing, Specials
+from model.text.foreign_tokenizer import ForeignTokenizer, Framing, Specials, sentencepiece_entries
 from model.text.languages import language
 
 MAX_MODEL_BYTES = 64 * 2**20
@@ -54,19 +52,13 @@ class Files:
         for name in names:
             file = self.folder / name
             if file.is_file():
-                if file.stat().st_size > MAX_MODEL_BYTES:
-                    raise CheckpointError(f"{file} must have at most {MAX_MODEL_BYTES} bytes")
-                return file.read_bytes()
+                return read_model(file)
         raise CheckpointError(f"{self.folder} must have a sentencepiece model: {' or '.join(names)}")
 
     def vocabulary(self) -> list[str]:
         """Return the entries of vocab.json in the order of their ids."""
-        table = read_json(self.folder / "vocab.json")
-        if not all(isinstance(number, int) and not isinstance(number, bool) for number in table.values()):
-            raise CheckpointError(f"{self.folder / 'vocab.json'} must give each entry a number")
-        if sorted(table.values()) != list(range(len(table))):
-            raise CheckpointError(f"{self.folder / 'vocab.json'} must number its entries from 0 without a gap")
-        return sorted(table, key=table.__getitem__)
+        file = self.folder / "vocab.json"
+        return numbered_entries(read_json(file), file)
 
     def language_tokens(self) -> list[str]:
         """Return the tokens of languages, in the order of their ids."""
@@ -141,7 +133,7 @@ def _fairseq(files: Files, wanted: Wanted) -> Parts:
     del wanted  # the checkpoint says it all
     model = files.model("sentencepiece.bpe.model")
     tokens = [each for each in files.language_tokens() if each != _MASK]
-    vocabulary = [*_FAIRSEQ_BEGIN, *_entries(model)[3:], *tokens, _MASK]
+    vocabulary = [*_FAIRSEQ_BEGIN, *sentencepiece_entries(model)[3:], *tokens, _MASK]
     languages = {_code(token): token for token in tokens}
     specials = Specials("<pad>", "<unk>", "<s>", "</s>", (_MASK, *tokens))
     return model, None, vocabulary, specials, _both_ways(languages)
@@ -157,7 +149,7 @@ def _mbart(files: Files, wanted: Wanted) -> Parts:
 def _t5(files: Files, wanted: Wanted) -> Parts:
     """Sentencepiece's entries as they are, then the extra ids backwards; languages are words of the text."""
     model = files.model("spiece.model", "spiece.vocab.model", "sentencepiece.model")
-    entries = _entries(model)
+    entries = sentencepiece_entries(model)
     size = int(files.config.get("vocab_size", len(entries)))
     room = min(_NUM_EXTRA_IDS, max(0, size - len(entries)))
     extra = [f"<extra_id_{number}>" for number in reversed(range(room)) if f"<extra_id_{number}>" not in entries]
@@ -194,13 +186,24 @@ def _both_ways(languages: Mapping[str, str]) -> Framing:
     return Framing(languages, languages, source_begin=("{source}",), target_begin=("{target}",))
 
 
-def _entries(model: bytes) -> list[str]:
-    processor = sentencepiece.SentencePieceProcessor()
-    try:
-        processor.LoadFromSerializedProto(model)
-    except Exception as error:  # sentencepiece raises RuntimeError, or its own types, depending on the damage
-        raise CheckpointError(f"the tokeniser is not a sentencepiece model: {error}") from error
-    return [processor.IdToPiece(number) for number in range(processor.GetPieceSize())]
+def read_model(file: Path) -> bytes:
+    """Return a sentencepiece file, or raise CheckpointError if it is too long to be one."""
+    if file.stat().st_size > MAX_MODEL_BYTES:
+        raise CheckpointError(f"{file} must have at most {MAX_MODEL_BYTES} bytes")
+    return file.read_bytes()
+
+
+def numbered_entries(table: Mapping[str, Any], file: Path) -> list[str]:
+    """Return the entries of a vocabulary in the order of their ids.
+
+    Raises:
+        CheckpointError: they are not numbered from 0 without a gap.
+    """
+    if not all(isinstance(number, int) and not isinstance(number, bool) for number in table.values()):
+        raise CheckpointError(f"{file} must give each entry a number")
+    if sorted(table.values()) != list(range(len(table))):
+        raise CheckpointError(f"{file} must number its entries from 0 without a gap")
+    return [str(piece) for piece in sorted(table, key=table.__getitem__)]
 
 
 def language_codes(stated: Any, option: str) -> list[str]:

@@ -89,11 +89,12 @@ class ForeignTokenizer:
             CheckpointError: a part is damaged, or they do not fit together.
         """
         self._models = (source_model, target_model)
-        self._source = _processor(source_model, "source")
-        self._target = self._source if target_model is None else _processor(target_model, "target")
+        self._source = load_processor(source_model, "source tokeniser")
+        self._target = self._source if target_model is None else load_processor(target_model, "target tokeniser")
         self._vocabulary = tuple(vocabulary)
         self._specials = specials
         self.framing = framing
+        self._frames: dict[tuple[str, str | None], tuple[list[int], list[int]]] = {}
         self.vocab_size = len(self._vocabulary)
         self._ids = {piece: number for number, piece in enumerate(self._vocabulary)}
         if len(self._ids) != self.vocab_size:
@@ -253,7 +254,13 @@ class ForeignTokenizer:
         return [self._ids.get(piece, self.unk_id) for piece in pieces]
 
     def _frame(self, target: str, source: str | None) -> tuple[list[int], list[int]]:
-        """Return the tokens before and behind a source's pieces."""
+        """Return the tokens before and behind a source's pieces; they are the same for every text of two languages."""
+        key = target, source
+        if key not in self._frames:
+            self._frames[key] = self._make_frame(target, source)
+        return self._frames[key]
+
+    def _make_frame(self, target: str, source: str | None) -> tuple[list[int], list[int]]:
         framing = self.framing
         tokens = {"{target}": self._language_token("target", target, framing.target_languages)}
         if source is None and len(framing.source_languages) == 1:
@@ -327,12 +334,27 @@ def _strings(values: Any, name: str) -> list[str]:
     return values
 
 
-def _processor(model: bytes, name: str) -> sentencepiece.SentencePieceProcessor:
+def sentencepiece_entries(model: bytes) -> list[str]:
+    """Return the entries of a serialised sentencepiece model, in the order of its own ids.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    processor = load_processor(model)
+    return [processor.IdToPiece(number) for number in range(processor.GetPieceSize())]
+
+
+def load_processor(model: bytes, name: str = "tokeniser") -> sentencepiece.SentencePieceProcessor:
+    """Read a serialised sentencepiece model.
+
+    Raises:
+        CheckpointError: it is none; ``name`` says what it was to be.
+    """
     processor = sentencepiece.SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(model)
     except Exception as error:  # sentencepiece raises RuntimeError, or its own types, depending on the damage
-        raise CheckpointError(f"the {name} tokeniser is not a sentencepiece model: {error}") from error
+        raise CheckpointError(f"the {name} is not a sentencepiece model: {error}") from error
     return processor
 
 
